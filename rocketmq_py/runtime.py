@@ -1,0 +1,335 @@
+"""The only module that makes threads, pools, timers, events, queues and locks that are held across a wait.
+
+Everything else asks a ``Runtime`` for them, so that a whole client can later run under a simulated runtime: one thread
+at a time, on a virtual clock, from a seed. ``ThreadRuntime`` is the real one. All its threads are daemons: a forgotten
+``shutdown`` never keeps an interpreter alive.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from rocketmq_py.clock import Clock, SystemClock
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+_log = logging.getLogger(__name__)
+
+Mutex = threading.RLock
+"""Guards the state of one owner. Never held while waiting, so no runtime needs to know of it.
+
+Re-entrant only because a signal handler may call ``shutdown`` in the middle of whatever the main thread is doing.
+"""
+
+
+class Thread(Protocol):
+    """A running thread."""
+
+    def join(self, timeout_ms: int) -> bool:
+        """Wait for its end; True when it has ended. Called by itself: False at once."""
+        ...
+
+    def is_current(self) -> bool:
+        """Whether the caller is this thread."""
+        ...
+
+
+class Event(Protocol):
+    """A flag that threads wait for."""
+
+    def set(self) -> None:
+        """Raise the flag and wake every waiter."""
+        ...
+
+    def clear(self) -> None:
+        """Lower the flag."""
+        ...
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        ...
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Wait until the flag is up; False when the time ran out first."""
+        ...
+
+
+class Lock(Protocol):
+    """A lock that may be held while waiting for I/O."""
+
+    def acquire(self, timeout_ms: int) -> bool:
+        """Take it; False when the time ran out first. 0 tries once."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
+
+
+class WorkerPool(Protocol[T_contra]):
+    """A fixed number of threads that run one function over the items handed in, first in first out.
+
+    The queue between is unbounded, as Java's there: what bounds it is the flow control of the pull.
+    """
+
+    def submit(self, item: T_contra) -> bool:
+        """Queue an item; False once ``shutdown`` has begun (Java: RejectedExecutionException)."""
+        ...
+
+    def shutdown(self, await_ms: int) -> bool:
+        """Take no more, wait for queued and running items, then forget what is still queued.
+
+        Returns:
+            True when everything handed in was finished. A caller that is itself one of the workers is not waited for.
+        """
+        ...
+
+
+class Scheduler(Protocol):
+    """One thread that runs short jobs later. Java: ``ScheduledExecutorService`` with one thread."""
+
+    def schedule(self, delay_ms: int, job: Callable[[], None]) -> None:
+        """Run ``job`` once after ``delay_ms`` (0: as soon as possible). Ignored after ``shutdown``."""
+        ...
+
+    def schedule_at_fixed_rate(self, initial_delay_ms: int, period_ms: int, job: Callable[[], None]) -> None:
+        """Run ``job`` for ever, never two at once. An error is logged and the period goes on (Java would stop)."""
+        ...
+
+    def shutdown(self) -> None:
+        """Forget all jobs; one that runs right now is left to end by itself."""
+        ...
+
+
+class Queue(Protocol[T]):
+    """An unbounded first-in first-out hand-over between threads."""
+
+    def put(self, item: T) -> None:
+        """Append; never blocks."""
+        ...
+
+    def get(self) -> T:
+        """Take the oldest; waits while there is none."""
+        ...
+
+
+class Runtime(Protocol):
+    """Maker of everything that runs or waits."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that all timeouts here are measured by."""
+        ...
+
+    def start_thread(self, name: str, target: Callable[[], None]) -> Thread:
+        """Start a daemon thread."""
+        ...
+
+    def worker_pool(self, name: str, size: int, run: Callable[[T], None]) -> WorkerPool[T]:
+        """Start ``size`` workers named ``name`` + number; an exception from ``run`` is logged, the worker goes on."""
+        ...
+
+    def scheduler(self, name: str) -> Scheduler:
+        """Start a scheduler thread."""
+        ...
+
+    def event(self) -> Event:
+        """Make an event, not set."""
+        ...
+
+    def lock(self) -> Lock:
+        """Make a lock, free. Not re-entrant."""
+        ...
+
+    def queue(self) -> Queue[T]:
+        """Make a queue, empty."""
+        ...
+
+
+class _Thread:
+    def __init__(self, name: str, target: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=target, name=name, daemon=True)
+        self._thread.start()
+
+    def join(self, timeout_ms: int) -> bool:
+        if self.is_current():
+            return False
+        self._thread.join(max(timeout_ms, 0) / 1000)
+        return not self._thread.is_alive()
+
+    def is_current(self) -> bool:
+        return threading.current_thread() is self._thread
+
+
+class _Event:
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.set = self._event.set
+        self.clear = self._event.clear
+        self.is_set = self._event.is_set
+
+    def wait(self, timeout_ms: int) -> bool:
+        return self._event.wait(max(timeout_ms, 0) / 1000)
+
+
+class _Lock:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.release = self._lock.release
+
+    def acquire(self, timeout_ms: int) -> bool:
+        return self._lock.acquire(timeout=max(timeout_ms, 0) / 1000)
+
+
+class _Stop:
+    """Tells one worker to end; put behind the items that are still to be run."""
+
+
+_STOP = _Stop()
+
+
+class _WorkerPool(Generic[T]):
+    def __init__(self, clock: Clock, name: str, size: int, run: Callable[[T], None]) -> None:
+        self._clock = clock
+        self._run = run
+        self._items: queue.SimpleQueue[T | _Stop] = queue.SimpleQueue()
+        self._put = self._items.put
+        self._stopped = False
+        self._lock = Mutex()  # one shutdown is the first
+        self._threads = [_Thread(f"{name}{number}", self._work) for number in range(1, size + 1)]
+
+    def _work(self) -> None:
+        # Hot: one round per message at batch size 1. A SimpleQueue hands over in 0.4 us, an Executor's future in 18 us.
+        get, run = self._items.get, self._run
+        while not isinstance(item := get(), _Stop):
+            try:
+                run(item)
+            except Exception:  # noqa: BLE001 - border: a task's error must not cost the worker
+                _log.exception("task in a worker pool failed")
+
+    def submit(self, item: T) -> bool:
+        # No lock: an item that slips in behind the stop marks is one that shutdown forgets.
+        if self._stopped:
+            return False
+        self._put(item)
+        return True
+
+    def shutdown(self, await_ms: int) -> bool:
+        with self._lock:
+            first = not self._stopped
+            self._stopped = True
+        if first:
+            self._put_stop_marks()
+        deadline = self._clock.monotonic_ms() + await_ms
+        others = [thread for thread in self._threads if not thread.is_current()]
+        finished = all([thread.join(deadline - self._clock.monotonic_ms()) for thread in others])
+        # A worker that calls this has its own stop mark still before it; more means that items are, too.
+        finished = finished and self._items.qsize() <= len(self._threads) - len(others)
+        if not finished and first:
+            self._forget_queued()
+        return finished
+
+    def _put_stop_marks(self) -> None:
+        for _ in self._threads:
+            self._items.put(_STOP)
+
+    def _forget_queued(self) -> None:
+        while True:
+            try:
+                self._items.get_nowait()
+            except queue.Empty:
+                break
+        self._put_stop_marks()
+
+
+class _Scheduler:
+    def __init__(self, clock: Clock, name: str) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._jobs: list[tuple[int, int, int | None, Callable[[], None]]] = []  # due, tie-break, period, job
+        self._sequence = itertools.count()
+        self._stopped = False
+        _Thread(name, self._work)
+
+    def schedule(self, delay_ms: int, job: Callable[[], None]) -> None:
+        self._add(self._clock.monotonic_ms() + max(delay_ms, 0), None, job)
+
+    def schedule_at_fixed_rate(self, initial_delay_ms: int, period_ms: int, job: Callable[[], None]) -> None:
+        self._add(self._clock.monotonic_ms() + max(initial_delay_ms, 0), period_ms, job)
+
+    def shutdown(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._jobs.clear()
+            self._changed.notify()
+
+    def _add(self, due_ms: int, period_ms: int | None, job: Callable[[], None]) -> None:
+        with self._changed:
+            if not self._stopped:
+                heapq.heappush(self._jobs, (due_ms, next(self._sequence), period_ms, job))
+                self._changed.notify()
+
+    def _take_due(self) -> tuple[int, int | None, Callable[[], None]] | None:
+        with self._changed:
+            while not self._stopped:
+                if not self._jobs:
+                    self._changed.wait()
+                elif (left_ms := self._jobs[0][0] - self._clock.monotonic_ms()) > 0:
+                    self._changed.wait(left_ms / 1000)
+                else:
+                    due_ms, _, period_ms, job = heapq.heappop(self._jobs)
+                    return due_ms, period_ms, job
+            return None
+
+    def _work(self) -> None:
+        while (taken := self._take_due()) is not None:
+            due_ms, period_ms, job = taken
+            try:
+                job()
+            except Exception:  # noqa: BLE001 - border: a periodic job must survive its own errors
+                _log.exception("scheduled job failed")
+            if period_ms is not None:
+                self._add(due_ms + period_ms, period_ms, job)
+
+
+class ThreadRuntime:
+    """The real runtime: operating system threads and the machine's clocks."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock: Clock = clock or SystemClock()
+
+    @property
+    def clock(self) -> Clock:
+        """See ``Runtime.clock``."""
+        return self._clock
+
+    def start_thread(self, name: str, target: Callable[[], None]) -> Thread:
+        """See ``Runtime.start_thread``."""
+        return _Thread(name, target)
+
+    def worker_pool(self, name: str, size: int, run: Callable[[T], None]) -> WorkerPool[T]:
+        """See ``Runtime.worker_pool``."""
+        return _WorkerPool(self._clock, name, size, run)
+
+    def scheduler(self, name: str) -> Scheduler:
+        """See ``Runtime.scheduler``."""
+        return _Scheduler(self._clock, name)
+
+    def event(self) -> Event:
+        """See ``Runtime.event``."""
+        return _Event()
+
+    def lock(self) -> Lock:
+        """See ``Runtime.lock``."""
+        return _Lock()
+
+    def queue(self) -> Queue[T]:
+        """See ``Runtime.queue``."""
+        return queue.SimpleQueue()
