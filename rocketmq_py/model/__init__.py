@@ -1,0 +1,1 @@
+"""Values without behaviour: what the consumer, the producer and the wires talk about."""

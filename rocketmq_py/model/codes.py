@@ -1,0 +1,82 @@
+"""Numbers of the remoting protocol.
+
+Source: RequestCode, ResponseCode, MQVersion, PullSysFlag, MessageSysFlag.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class RequestCode(IntEnum):
+    """What a request asks for; only the ones that this package speaks."""
+
+    PULL_MESSAGE = 11
+    QUERY_CONSUMER_OFFSET = 14
+    UPDATE_CONSUMER_OFFSET = 15
+    SEARCH_OFFSET_BY_TIMESTAMP = 29
+    GET_MAX_OFFSET = 30
+    GET_MIN_OFFSET = 31
+    HEART_BEAT = 34
+    UNREGISTER_CLIENT = 35
+    CONSUMER_SEND_MSG_BACK = 36
+    GET_CONSUMER_LIST_BY_GROUP = 38
+    NOTIFY_CONSUMER_IDS_CHANGED = 40
+    GET_ROUTEINFO_BY_TOPIC = 105
+    SEND_MESSAGE_V2 = 310
+    SEND_BATCH_MESSAGE = 320
+
+
+class ResponseCode(IntEnum):
+    """What an answer says; only the ones that are told apart here."""
+
+    SUCCESS = 0
+    SYSTEM_ERROR = 1
+    SYSTEM_BUSY = 2
+    REQUEST_CODE_NOT_SUPPORTED = 3
+    FLUSH_DISK_TIMEOUT = 10
+    SLAVE_NOT_AVAILABLE = 11
+    FLUSH_SLAVE_TIMEOUT = 12
+    MESSAGE_ILLEGAL = 13
+    TOPIC_NOT_EXIST = 17
+    PULL_NOT_FOUND = 19
+    PULL_RETRY_IMMEDIATELY = 20
+    PULL_OFFSET_MOVED = 21
+    QUERY_NOT_FOUND = 22
+    SUBSCRIPTION_NOT_EXIST = 24
+    SUBSCRIPTION_NOT_LATEST = 25
+    FLOW_CONTROL = 215
+
+
+VERSION = 513
+"""``MQVersion`` ordinal of V5_5_0, sent in every header: old versions get illegal JSON and no reconsume limit."""
+
+MASTER_ID = 0
+"""Broker id of a master. Source: MixAll.MASTER_ID."""
+
+
+class PermName:
+    """Bits of a queue's permission. Source: PermName."""
+
+    READ = 4
+    WRITE = 2
+
+
+class PullSysFlag:
+    """Bits of a pull request. Source: PullSysFlag."""
+
+    COMMIT_OFFSET = 1
+    SUSPEND = 2
+    SUBSCRIPTION = 4
+
+
+class MessageSysFlag:
+    """Bits of a message. Source: MessageSysFlag."""
+
+    COMPRESSED = 0x1
+    BORNHOST_V6 = 0x10
+    STOREHOST_V6 = 0x20
+    COMPRESSION_TYPE_MASK = 0x700
+    COMPRESSION_LZ4 = 0x100
+    COMPRESSION_ZSTD = 0x200
+    COMPRESSION_ZLIB = 0x300

@@ -1,0 +1,257 @@
+"""Every setting with its default, unit, range and Java name.
+
+Names and units are Java's (``consume_timeout`` is in minutes); names of our own carry their unit last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from rocketmq_py.errors import ConfigError
+from rocketmq_py.model import names
+
+CONSUME_TIMESTAMP_FORMAT = "%Y%m%d%H%M%S"
+"""Java's ``yyyyMMddHHmmss``, local time."""
+
+INT_MAX = 2**31 - 1
+
+
+class ConsumeFromWhere(Enum):
+    """Where a group starts on a queue for which it has no committed offset. Source: ConsumeFromWhere."""
+
+    CONSUME_FROM_LAST_OFFSET = "CONSUME_FROM_LAST_OFFSET"
+    CONSUME_FROM_FIRST_OFFSET = "CONSUME_FROM_FIRST_OFFSET"
+    CONSUME_FROM_TIMESTAMP = "CONSUME_FROM_TIMESTAMP"
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class ClientConfig:
+    """What consumers and producers share. Source: ClientConfig.
+
+    Attributes:
+        namesrv_addr: ``host:port`` of name servers or of a proxy's remoting port, several separated by ``;``; IPv6 as
+            ``[::1]:9876``. Default: the environment variable NAMESRV_ADDR.
+        instance_name: part of the client id; ``DEFAULT`` becomes ``pid#nanoseconds``.
+        unit_name: further part of the client id, or None.
+        client_ip: first part of the client id; default: this machine's address.
+        poll_name_server_interval: ms between route refreshes (30,000).
+        heartbeat_broker_interval: ms between heartbeats (30,000).
+        persist_consumer_offset_interval: ms between commits of consumers' offsets to the brokers (5,000).
+        mq_client_api_timeout: ms that an administrative request may take (3,000).
+    """
+
+    namesrv_addr: str | None = None
+    instance_name: str = "DEFAULT"
+    unit_name: str | None = None
+    client_ip: str | None = None
+    poll_name_server_interval: int = 30_000
+    heartbeat_broker_interval: int = 30_000
+    persist_consumer_offset_interval: int = 5_000
+    mq_client_api_timeout: int = 3_000
+
+    def name_servers(self) -> list[str]:
+        """Addresses of the name servers.
+
+        Raises:
+            ConfigError: none are known, or one is not ``host:port``.
+        """
+        text = self.namesrv_addr or os.environ.get("NAMESRV_ADDR") or ""
+        addresses = [address for part in text.split(";") if (address := part.strip().removeprefix("http://"))]
+        if not addresses:
+            raise ConfigError("no name server: give namesrv_addr='host:port' or set NAMESRV_ADDR")
+        for address in addresses:
+            split_address(address)
+        return addresses
+
+    def check_client(self) -> None:
+        """Refuse values out of range with ``ConfigError``."""
+        for name in (
+            "poll_name_server_interval",
+            "heartbeat_broker_interval",
+            "persist_consumer_offset_interval",
+            "mq_client_api_timeout",
+        ):
+            check_range(name, getattr(self, name), 1, INT_MAX)
+        if not self.instance_name:
+            raise ConfigError("instance_name is empty")
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class ConsumerConfig(ClientConfig):
+    """Settings of a push consumer. Source: DefaultMQPushConsumer; ranges: DefaultMQPushConsumerImpl.checkConfig.
+
+    Attributes:
+        consume_from_where: where a new group starts.
+        consume_timestamp: for CONSUME_FROM_TIMESTAMP, ``yyyyMMddHHmmss`` in local time; default: half an hour ago.
+        allocate_message_queue_strategy: how queues are divided among members, for all the same (averagely).
+        consume_thread_min: threads that call the listener, 1..1000 (20).
+        consume_thread_max: at least ``consume_thread_min``; no other effect, as in Java, whose pool never grows (20).
+        consume_concurrently_max_span: pulling pauses while the cached offsets of a queue span more, 1..65535 (2,000).
+        pull_threshold_for_queue: pulling pauses while a queue has more messages cached, 1..65535 (1,000).
+        pull_threshold_for_topic: the same over all queues owned, divided evenly; -1: off, or 1..6553500.
+        pull_threshold_size_for_queue: pulling pauses above so many MiB of bodies of a queue, 1..1024 (100).
+        pull_threshold_size_for_topic: the same over all queues owned; -1: off, or 1..102400.
+        pull_interval: ms between the pulls of a queue, 0..65535 (0).
+        consume_message_batch_max_size: messages per listener call, 1..1024 (1); a broker gives 32 per pull.
+        pull_batch_size: messages asked for per pull, 1..1024 (32).
+        pull_batch_size_in_bytes: bytes asked for per pull (262,144); today's brokers do not read it.
+        post_subscription_when_pull: send the subscription with each pull instead of relying on the heartbeat.
+        unit_mode: marks a multi-site deployment for the broker.
+        max_reconsume_times: retries before the dead-letter topic; -1: 16.
+        consume_timeout: **minutes** after which a message in a listener is sent back to be retried (15).
+        pull_time_delay_mills_when_exception: ms before a failed pull is tried again (1,000).
+        await_termination_millis_when_shutdown: ms that ``shutdown`` waits for cached messages to be consumed (5,000;
+            Java's is 0, see deviations).
+    """
+
+    consume_from_where: ConsumeFromWhere = ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET
+    consume_timestamp: str = field(
+        default_factory=lambda: (datetime.now() - timedelta(minutes=30)).strftime(CONSUME_TIMESTAMP_FORMAT)
+    )
+    allocate_message_queue_strategy: Any = None
+    consume_thread_min: int = 20
+    consume_thread_max: int = 20
+    consume_concurrently_max_span: int = 2_000
+    pull_threshold_for_queue: int = 1_000
+    pull_threshold_for_topic: int = -1
+    pull_threshold_size_for_queue: int = 100
+    pull_threshold_size_for_topic: int = -1
+    pull_interval: int = 0
+    consume_message_batch_max_size: int = 1
+    pull_batch_size: int = 32
+    pull_batch_size_in_bytes: int = 262_144
+    post_subscription_when_pull: bool = False
+    unit_mode: bool = False
+    max_reconsume_times: int = -1
+    consume_timeout: int = 15
+    pull_time_delay_mills_when_exception: int = 1_000
+    await_termination_millis_when_shutdown: int = 5_000
+
+    def check_consumer(self, group: str) -> None:
+        """Refuse what Java's ``checkConfig`` refuses, in its order, with ``ConfigError``."""
+        names.check_group(group)
+        if group == names.DEFAULT_CONSUMER_GROUP:
+            raise ConfigError(f"consumerGroup can not equal {group}, please specify another one")
+        self.check_client()
+        if not isinstance(self.consume_from_where, ConsumeFromWhere):
+            raise ConfigError(f"consume_from_where is a ConsumeFromWhere, not {self.consume_from_where!r}")
+        self.consume_timestamp_ms()
+        strategy = self.allocate_message_queue_strategy
+        if strategy is not None and not callable(getattr(strategy, "allocate", None)):
+            raise ConfigError(f"allocate_message_queue_strategy needs a method allocate, {strategy!r} has none")
+        check_range("consume_thread_min", self.consume_thread_min, 1, 1000)
+        check_range("consume_thread_max", self.consume_thread_max, 1, 1000)
+        if self.consume_thread_min > self.consume_thread_max:
+            raise ConfigError(
+                f"consume_thread_min ({self.consume_thread_min}) is larger than "
+                f"consume_thread_max ({self.consume_thread_max})"
+            )
+        check_range("consume_concurrently_max_span", self.consume_concurrently_max_span, 1, 65535)
+        check_range("pull_threshold_for_queue", self.pull_threshold_for_queue, 1, 65535)
+        if self.pull_threshold_for_topic != -1:
+            check_range("pull_threshold_for_topic", self.pull_threshold_for_topic, 1, 6_553_500)
+        check_range("pull_threshold_size_for_queue", self.pull_threshold_size_for_queue, 1, 1024)
+        if self.pull_threshold_size_for_topic != -1:
+            check_range("pull_threshold_size_for_topic", self.pull_threshold_size_for_topic, 1, 102_400)
+        check_range("pull_interval", self.pull_interval, 0, 65535)
+        check_range("consume_message_batch_max_size", self.consume_message_batch_max_size, 1, 1024)
+        check_range("pull_batch_size", self.pull_batch_size, 1, 1024)
+        check_range("pull_batch_size_in_bytes", self.pull_batch_size_in_bytes, 1, INT_MAX)
+        check_range("max_reconsume_times", self.max_reconsume_times, -1, INT_MAX)
+        check_range("consume_timeout", self.consume_timeout, 1, INT_MAX // 60_000)
+        check_range("pull_time_delay_mills_when_exception", self.pull_time_delay_mills_when_exception, 0, INT_MAX)
+        check_range("await_termination_millis_when_shutdown", self.await_termination_millis_when_shutdown, 0, INT_MAX)
+
+    def consume_timestamp_ms(self) -> int:
+        """``consume_timestamp`` as ms since 1970.
+
+        Raises:
+            ConfigError: it is not ``yyyyMMddHHmmss``.
+        """
+        try:
+            moment = datetime.strptime(self.consume_timestamp, CONSUME_TIMESTAMP_FORMAT)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"consume_timestamp is invalid, the valid format is yyyyMMddHHmmss, "
+                f"but received {self.consume_timestamp!r}"
+            ) from None
+        return int(moment.timestamp() * 1000)
+
+    def effective_max_reconsume_times(self) -> int:
+        """-1 stands for 16. Source: DefaultMQPushConsumerImpl.getMaxReconsumeTimes."""
+        return 16 if self.max_reconsume_times == -1 else self.max_reconsume_times
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class ProducerConfig(ClientConfig):
+    """Settings of a producer. Source: DefaultMQProducer.
+
+    Attributes:
+        send_msg_timeout: ms for a send with all its retries (3,000).
+        retry_times_when_send_failed: further attempts of a send, each on another broker if there is one (2).
+        compress_msg_body_over_howmuch: bytes from which a body is compressed with zlib (4,096).
+        max_message_size: bytes that a body may have (4,194,304, the broker's default too).
+        default_topic_queue_nums: queues of a topic that the first send creates (4).
+    """
+
+    send_msg_timeout: int = 3_000
+    retry_times_when_send_failed: int = 2
+    compress_msg_body_over_howmuch: int = 4_096
+    max_message_size: int = 4 * 1024 * 1024
+    default_topic_queue_nums: int = 4
+
+    def check_producer(self, group: str) -> None:
+        """Refuse what cannot work with ``ConfigError``."""
+        names.check_group(group)
+        self.check_client()
+        check_range("send_msg_timeout", self.send_msg_timeout, 1, INT_MAX)
+        check_range("retry_times_when_send_failed", self.retry_times_when_send_failed, 0, 100)
+        check_range("compress_msg_body_over_howmuch", self.compress_msg_body_over_howmuch, 0, INT_MAX)
+        check_range("max_message_size", self.max_message_size, 1, INT_MAX)
+        check_range("default_topic_queue_nums", self.default_topic_queue_nums, 1, 65535)
+
+
+def check_range(name: str, value: object, low: int, high: int) -> None:
+    """Refuse a value that is no integer in ``low..high`` with ``ConfigError``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{name} Out of range [{low}, {high}]: {value!r}")
+
+
+def check_names(config: type, options: Mapping[str, object]) -> None:
+    """Refuse settings that do not exist with ``ConfigError`` that names similar ones."""
+    import difflib
+
+    known = set(config.__dataclass_fields__)  # type: ignore[attr-defined]
+    for name in options:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known)
+            hint = f": did you mean {' or '.join(similar)}?" if similar else ""
+            raise ConfigError(f"there is no setting {name!r}{hint}")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[IPv6]:port``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    host, separator, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        separator = ""
+    if (
+        not separator
+        or not host
+        or not port.isascii()
+        or not port.isdigit()
+        or len(port) > 5
+        or not 0 < int(port) < 65536
+    ):
+        raise ConfigError(f"the address {address!r} is not of the form host:port or [IPv6]:port")
+    return host, int(port)

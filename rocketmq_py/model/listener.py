@@ -1,0 +1,62 @@
+"""What a user registers to get messages."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from rocketmq_py.errors import ConfigError
+from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
+
+ConsumeConcurrently = Callable[[Messages, ConsumeConcurrentlyContext], ConsumeConcurrentlyStatus | None]
+
+
+class MessageListenerConcurrently:
+    """Gets messages on many threads at once, in no particular order.
+
+    Either subclass it and define ``consume_message``, or hand it a function with the same two arguments. The function
+    may block. An exception or None means RECONSUME_LATER.
+
+    Args:
+        function: what to call, when the class is not extended.
+    """
+
+    _function: ConsumeConcurrently | None = None
+
+    def __init__(self, function: ConsumeConcurrently | None = None) -> None:
+        self._function = function
+
+    def consume_message(self, msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus | None:
+        """Consume one batch; called on a consume thread.
+
+        Args:
+            msgs: 1 to ``consume_message_batch_max_size`` messages of one queue, ascending offsets; read only.
+            context: see ``ConsumeConcurrentlyContext``.
+        """
+        if self._function is None:
+            raise NotImplementedError("define consume_message in the subclass, or hand over a function")
+        return self._function(msgs, context)
+
+
+def check_listener(listener: object) -> ConsumeConcurrently:
+    """Return the function to call for each batch.
+
+    Raises:
+        ConfigError: not a listener, nothing to call, or an ``async def``.
+    """
+    if not isinstance(listener, MessageListenerConcurrently):
+        raise ConfigError(
+            f"a message listener is a MessageListenerConcurrently, not {type(listener).__name__}: "
+            "wrap a function as MessageListenerConcurrently(function)"
+        )
+    consume: object = listener.consume_message
+    if type(listener).consume_message is MessageListenerConcurrently.consume_message:
+        consume = listener._function  # saves a call per batch
+    if not callable(consume):
+        raise ConfigError(
+            f"{type(listener).__name__} has nothing to call: "
+            "define consume_message(msgs, context) or hand over a function"
+        )
+    if inspect.iscoroutinefunction(consume) or inspect.iscoroutinefunction(getattr(consume, "__call__", None)):  # noqa: B004
+        raise ConfigError("an async listener is not supported: define consume_message as a plain, blocking function")
+    return consume

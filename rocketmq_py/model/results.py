@@ -1,0 +1,107 @@
+"""Verdicts, contexts and results that cross the borders between user, core and wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from rocketmq_py.model.message import MessageExt
+from rocketmq_py.model.message_queue import MessageQueue
+
+
+class ConsumeConcurrentlyStatus(Enum):
+    """What a concurrent listener answers."""
+
+    CONSUME_SUCCESS = "CONSUME_SUCCESS"
+    RECONSUME_LATER = "RECONSUME_LATER"
+
+
+MAX_ACK_INDEX = 2**31 - 1
+"""Default of ``ack_index``: every message of the batch succeeded."""
+
+DELAY_BROKER_DECIDES = 0
+"""``delay_level_when_next_consume``: the broker's level 3 + reconsume times."""
+
+DELAY_TO_DLQ = -1
+"""``delay_level_when_next_consume``: no retry, straight to the dead-letter topic."""
+
+
+class ConsumeConcurrentlyContext:
+    """What a concurrent listener may say beside its status.
+
+    Attributes:
+        message_queue: the queue of the batch.
+        ack_index: with CONSUME_SUCCESS, the index of the last message that succeeded, inclusive (not a count):
+            ``0`` acknowledges only the first, ``-1`` none; the rest comes again later. Default: all. Ignored with
+            RECONSUME_LATER.
+        delay_level_when_next_consume: when failed messages come again: ``-1`` never (dead-letter topic), ``0`` the
+            broker decides, 1..18 that delay level.
+    """
+
+    __slots__ = ("ack_index", "delay_level_when_next_consume", "message_queue")
+
+    def __init__(self, message_queue: MessageQueue) -> None:
+        self.message_queue = message_queue
+        self.ack_index = MAX_ACK_INDEX
+        self.delay_level_when_next_consume = DELAY_BROKER_DECIDES
+
+
+class PullStatus(Enum):
+    """What a pull brought. Source: PullStatus."""
+
+    FOUND = "FOUND"
+    NO_NEW_MSG = "NO_NEW_MSG"
+    NO_MATCHED_MSG = "NO_MATCHED_MSG"
+    OFFSET_ILLEGAL = "OFFSET_ILLEGAL"
+
+
+@dataclass(slots=True)
+class PullResult:
+    """Answer to a pull.
+
+    Attributes:
+        next_begin_offset: where the next pull starts; may lie before the last one after a reset.
+        min_offset: first offset the queue still has.
+        max_offset: one past the last offset of the queue.
+        messages: only with FOUND, ascending offsets.
+    """
+
+    status: PullStatus
+    next_begin_offset: int
+    min_offset: int
+    max_offset: int
+    messages: list[MessageExt]
+
+
+class SendStatus(Enum):
+    """How well a broker stored a message; in every case it is stored. Source: SendStatus."""
+
+    SEND_OK = "SEND_OK"
+    FLUSH_DISK_TIMEOUT = "FLUSH_DISK_TIMEOUT"
+    FLUSH_SLAVE_TIMEOUT = "FLUSH_SLAVE_TIMEOUT"
+    SLAVE_NOT_AVAILABLE = "SLAVE_NOT_AVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """Answer to a send.
+
+    Attributes:
+        send_status: how well it is stored.
+        msg_id: the producer's id; of a batch all ids, comma separated.
+        message_queue: where it went.
+        queue_offset: its place there, of a batch the first one's. Of a delayed message the place in the delay queue.
+        offset_msg_id: the broker's id; of a batch all of them, comma separated.
+        transaction_id: the id of the transaction it began, or None.
+    """
+
+    send_status: SendStatus
+    msg_id: str
+    message_queue: MessageQueue
+    queue_offset: int
+    offset_msg_id: str
+    transaction_id: str | None = None
+
+
+Messages = Sequence[MessageExt]

@@ -1,0 +1,320 @@
+"""The requests that this package makes, and the one place where answers become results or errors.
+
+Satisfies ``consumer.ports.Broker``. Source: MQClientAPIImpl, PullAPIWrapper, RemoteBrokerOffsetStore's broker look-ups.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from rocketmq_py.clock import Clock
+from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RocketMQError
+from rocketmq_py.model import names
+from rocketmq_py.model.codes import MASTER_ID, PullSysFlag, RequestCode, ResponseCode
+from rocketmq_py.model.message import MessageExt, PullBounds
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import PullResult, PullStatus
+from rocketmq_py.model.subscription import SubscriptionData
+from rocketmq_py.remoting import bodies
+from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.message_codec import decode_messages
+from rocketmq_py.remoting.message_sender import MessageSender, OutgoingMessage
+from rocketmq_py.remoting.proxy_lanes import SHARED_HOLD_MS, ProxyLanes
+from rocketmq_py.remoting.remoting_client import CONTROL_LANE, RemotingClient, Request
+from rocketmq_py.remoting.route_table import FoundBroker, RouteTable
+
+if TYPE_CHECKING:
+    from rocketmq_py.model.route import TopicRouteData
+
+OFFSET_UPDATE_TIMEOUT_MS = 5_000
+OFFSET_LOOK_UP_TIMEOUT_MS = 6_000
+"""For the first and last offset and the offset of a moment. Source: MQAdminImpl.timeoutMillis."""
+UNREGISTER_TIMEOUT_MS = 1_000
+SEND_RETRY_TIMEOUT_MS = 3_000
+
+_PULL_STATUS = {
+    ResponseCode.SUCCESS: PullStatus.FOUND,
+    ResponseCode.PULL_NOT_FOUND: PullStatus.NO_NEW_MSG,
+    ResponseCode.PULL_RETRY_IMMEDIATELY: PullStatus.NO_MATCHED_MSG,
+    ResponseCode.PULL_OFFSET_MOVED: PullStatus.OFFSET_ILLEGAL,
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Pull(Protocol):
+    """What a pull consists of: ``consumer.ports.PullCall`` by its shape (this module does not see the core)."""
+
+    @property
+    def group(self) -> str: ...  # noqa: D102
+    @property
+    def mq(self) -> MessageQueue: ...  # noqa: D102
+    @property
+    def subscription(self) -> SubscriptionData: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def commit_offset(self) -> int: ...  # noqa: D102
+    @property
+    def send_subscription(self) -> bool: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def batch_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def hold_ms(self) -> int: ...  # noqa: D102
+    @property
+    def timeout_ms(self) -> int: ...  # noqa: D102
+
+
+class BrokerApi:
+    """Requests to brokers (or a proxy), by queue or by address.
+
+    Any thread may call it. Blocking, except ``pull_message`` and the one-way ones.
+
+    Args:
+        refresh_route: asks a name server for a topic's route, once, when a broker is not known.
+        timeout_ms: for requests without a time-out of their own.
+    """
+
+    def __init__(
+        self,
+        remoting: RemotingClient,
+        routes: RouteTable,
+        sender: MessageSender,
+        clock: Clock,
+        refresh_route: Callable[[str], object],
+        timeout_ms: int,
+    ) -> None:
+        self._remoting = remoting
+        self._routes = routes
+        self._sender = sender
+        self._clock = clock
+        self._refresh_route = refresh_route
+        self._timeout_ms = timeout_ms
+        self._lanes: dict[str, ProxyLanes] = {}
+        self._suggested_broker: dict[MessageQueue, int] = {}  # Java: pullFromWhichNodeTable
+
+    # Pull.
+
+    def pull_message(
+        self, call: Pull, on_result: Callable[[PullResult], None], on_error: Callable[[Exception], None]
+    ) -> None:
+        """See ``consumer.ports.Broker.pull_message``. Source: PullAPIWrapper.pullKernelImpl, processPullResult."""
+        mq = call.mq
+        broker = self._routes.find_broker(mq.broker_name, self._suggested_broker.get(mq, MASTER_ID))
+        if broker is None:
+            self._remoting.run_later(lambda: self._find_and_pull(call, on_result, on_error))
+            return
+        if not self._routes.is_proxy(broker.address):
+            self._pull(broker, CONTROL_LANE, call, call.hold_ms, on_result, on_error)
+            return
+        lanes = self._lanes.setdefault(broker.address, ProxyLanes(self._clock))
+
+        def begin(number: int, shared: bool) -> None:
+            left = False
+
+            def leave() -> None:
+                # Once, although an error in on_result comes back through on_error.
+                nonlocal left
+                if not left:
+                    left = True
+                    lanes.leave(number)
+
+            def result(pulled: PullResult) -> None:
+                leave()
+                on_result(pulled)
+
+            def error(failure: Exception) -> None:
+                leave()
+                on_error(failure)
+
+            self._pull(broker, number, call, SHARED_HOLD_MS if shared else call.hold_ms, result, error)
+
+        lanes.enter((call.group, mq), begin)
+
+    def _find_and_pull(
+        self, call: Pull, on_result: Callable[[PullResult], None], on_error: Callable[[Exception], None]
+    ) -> None:
+        try:
+            self._address_of(call.mq)
+        except Exception as error:  # noqa: BLE001 - border: a pull that nobody is told about is a queue that stops
+            on_error(error)
+        else:
+            self.pull_message(call, on_result, on_error)
+
+    def _pull(
+        self,
+        broker: FoundBroker,
+        lane: int,
+        call: Pull,
+        hold_ms: int,
+        on_result: Callable[[PullResult], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        mq, subscription = call.mq, call.subscription
+        # A slave keeps no offsets.
+        commits = call.commit_offset > 0 and not broker.is_slave
+        sys_flag = PullSysFlag.SUSPEND
+        if commits:
+            sys_flag |= PullSysFlag.COMMIT_OFFSET
+        ext_fields = {
+            "consumerGroup": call.group,
+            "topic": mq.topic,
+            "queueId": str(mq.queue_id),
+            "queueOffset": str(call.offset),
+            "maxMsgNums": str(call.batch_size),
+            "maxMsgBytes": str(call.batch_bytes),
+            "commitOffset": str(call.commit_offset if commits else 0),
+            "suspendTimeoutMillis": str(hold_ms),
+            "subVersion": str(subscription.sub_version),
+            "expressionType": subscription.expression_type,
+            "bname": mq.broker_name,
+        }
+        if call.send_subscription:
+            sys_flag |= PullSysFlag.SUBSCRIPTION
+            ext_fields["subscription"] = subscription.sub_string
+        ext_fields["sysFlag"] = str(sys_flag)
+
+        def reply(command: RemotingCommand) -> None:
+            on_result(self._pull_result(command, mq, broker.address))
+
+        self._remoting.invoke_async(
+            (broker.address, lane), Request(RequestCode.PULL_MESSAGE, ext_fields), call.timeout_ms, reply, on_error
+        )
+
+    def _pull_result(self, reply: RemotingCommand, mq: MessageQueue, address: str) -> PullResult:
+        status = _PULL_STATUS.get(reply.code)  # type: ignore[call-overload]
+        if status is None:
+            raise BrokerError(reply.code, reply.remark or "", address, f"pull {mq}")
+        next_offset = reply.offset("nextBeginOffset")
+        min_offset, max_offset = reply.offset("minOffset", lowest=-1), reply.offset("maxOffset", lowest=-1)
+        self._suggested_broker[mq] = reply.integer("suggestWhichBrokerId")
+        messages: list[MessageExt] = []
+        if status is PullStatus.FOUND:
+            messages = decode_messages(reply.body, PullBounds(min_offset, max_offset, mq.broker_name))
+            if any(message.queue_offset >= next_offset for message in messages):
+                raise ProtocolError(f"a message of {mq} lies behind {next_offset}, where the next pull begins")
+        return PullResult(status, next_offset, min_offset, max_offset, messages)
+
+    # Offsets.
+
+    def query_consumer_offset(self, group: str, mq: MessageQueue, timeout_ms: int) -> int | None:
+        """See ``consumer.ports.Broker.query_consumer_offset``."""
+        address = self._address_of(mq).address
+        request = Request(RequestCode.QUERY_CONSUMER_OFFSET, {"consumerGroup": group, **_queue_fields(mq)})
+        doing = f"query the offset of {mq} for group {group}"
+        reply = self._remoting.invoke_sync(address, request, timeout_ms, doing)
+        if reply.code == ResponseCode.QUERY_NOT_FOUND:
+            return None
+        if reply.code != ResponseCode.SUCCESS:
+            raise BrokerError(reply.code, reply.remark or "", address, doing)
+        return reply.offset("offset")
+
+    def update_consumer_offset(self, group: str, mq: MessageQueue, offset: int) -> None:
+        """See ``consumer.ports.Broker.update_consumer_offset``."""
+        fields = {"consumerGroup": group, "commitOffset": str(offset), **_queue_fields(mq)}
+        self._remoting.invoke_oneway(
+            self._address_of(mq).address, Request(RequestCode.UPDATE_CONSUMER_OFFSET, fields), OFFSET_UPDATE_TIMEOUT_MS
+        )
+
+    def max_offset(self, mq: MessageQueue) -> int:
+        """See ``consumer.ports.Broker.max_offset``."""
+        return self._offset(RequestCode.GET_MAX_OFFSET, mq, {}, "ask for the last offset")
+
+    def min_offset(self, mq: MessageQueue) -> int:
+        """First offset that the queue still has."""
+        return self._offset(RequestCode.GET_MIN_OFFSET, mq, {}, "ask for the first offset")
+
+    def search_offset(self, mq: MessageQueue, timestamp_ms: int) -> int:
+        """See ``consumer.ports.Broker.search_offset``."""
+        fields = {"timestamp": str(timestamp_ms)}
+        return self._offset(RequestCode.SEARCH_OFFSET_BY_TIMESTAMP, mq, fields, "ask for the offset of a moment")
+
+    def _offset(self, code: RequestCode, mq: MessageQueue, fields: Mapping[str, str], doing: str) -> int:
+        address = self._address_of(mq, only_master=True).address
+        request = Request(code, {**_queue_fields(mq), **fields})
+        reply = self._remoting.invoke_ok(address, request, OFFSET_LOOK_UP_TIMEOUT_MS, f"{doing} of {mq}")
+        return reply.integer("offset")
+
+    # Retries.
+
+    def send_message_back(
+        self, group: str, msg: MessageExt, delay_level: int, max_reconsume_times: int, timeout_ms: int
+    ) -> None:
+        """See ``consumer.ports.Broker.send_message_back``."""
+        fields = {
+            "group": group,
+            "offset": str(msg.commit_log_offset),
+            "delayLevel": str(delay_level),
+            "originMsgId": msg.msg_id,
+            "originTopic": msg.topic,
+            "maxReconsumeTimes": str(max_reconsume_times),
+            "unitMode": "false",
+            "bname": msg.broker_name,
+        }
+        broker = self._routes.find_broker(msg.broker_name, only_this=True)
+        if broker is None:
+            raise ConnectError(f"broker {msg.broker_name} has no master now")
+        request = Request(RequestCode.CONSUMER_SEND_MSG_BACK, fields)
+        self._remoting.invoke_ok(broker.address, request, timeout_ms, f"send message {msg.msg_id} back")
+
+    def send_retry_message(self, topic: str, body: bytes, flag: int, properties: Mapping[str, str]) -> None:
+        """See ``consumer.ports.Broker.send_retry_message``."""
+        message = OutgoingMessage(topic, body, flag, dict(properties))
+        self._sender.send(names.CLIENT_INNER_PRODUCER_GROUP, message, SEND_RETRY_TIMEOUT_MS, retries=2)
+
+    # Groups and routes.
+
+    def topic_route(self, name_server: str, topic: str) -> TopicRouteData:
+        """Ask one name server (or proxy) for a topic's route.
+
+        Raises:
+            BrokerError: TOPIC_NOT_EXIST and others.
+        """
+        request = Request(RequestCode.GET_ROUTEINFO_BY_TOPIC, {"topic": topic, "acceptStandardJsonOnly": "true"})
+        reply = self._remoting.invoke_ok(name_server, request, self._timeout_ms, f"ask for the route of topic {topic}")
+        return bodies.parse_topic_route(reply.body)
+
+    def heartbeat(self, address: str, body: bytes) -> None:
+        """Tell one broker what this client is."""
+        request = Request(RequestCode.HEART_BEAT, {}, body)
+        reply = self._remoting.invoke_ok(address, request, self._timeout_ms, "send a heartbeat")
+        if "MSG_REGION" in reply.ext_fields:  # only a proxy puts it into every answer
+            self._routes.note_proxy(address)
+
+    def unregister_client(self, address: str, client_id: str, producer_group: str, consumer_group: str) -> None:
+        """Tell one broker that a group's member is gone; "" for no such group."""
+        fields = {"clientID": client_id, "producerGroup": producer_group, "consumerGroup": consumer_group}
+        request = Request(RequestCode.UNREGISTER_CLIENT, {name: value for name, value in fields.items() if value})
+        self._remoting.invoke_ok(address, request, UNREGISTER_TIMEOUT_MS, f"unregister client {client_id}")
+
+    def consumer_id_list(self, address: str, group: str) -> list[str]:
+        """Ask one broker for a group's members.
+
+        Raises:
+            BrokerError: it knows none (SYSTEM_ERROR), and others.
+        """
+        request = Request(RequestCode.GET_CONSUMER_LIST_BY_GROUP, {"consumerGroup": group})
+        reply = self._remoting.invoke_ok(address, request, self._timeout_ms, f"ask for the members of group {group}")
+        return bodies.parse_consumer_id_list(reply.body)
+
+    def _address_of(self, mq: MessageQueue, only_master: bool = False) -> FoundBroker:
+        """Source: the look-ups in RemoteBrokerOffsetStore and MQAdminImpl: one refresh of the route, then give up."""
+        broker = self._routes.find_broker(mq.broker_name, MASTER_ID, only_master)
+        if broker is None:
+            try:
+                self._refresh_route(mq.topic)
+            except RocketMQError as error:
+                _log.debug("refreshing the route of %s failed: %s", mq.topic, error)
+            broker = self._routes.find_broker(mq.broker_name, MASTER_ID, only_master)
+        if broker is None:
+            raise ConnectError(f"broker {mq.broker_name} of {mq} is not in the route of its topic now")
+        return broker
+
+
+def _queue_fields(mq: MessageQueue) -> dict[str, str]:
+    # bname: brokers ignore it, proxies find the broker by it.
+    return {"topic": mq.topic, "queueId": str(mq.queue_id), "bname": mq.broker_name}

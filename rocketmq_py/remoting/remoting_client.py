@@ -1,0 +1,302 @@
+"""Requests to servers by address: sync, async, one-way. Source: NettyRemotingClient."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from rocketmq_py.errors import BrokerError, ConnectError, IllegalStateError, RequestTimeoutError, RocketMQError
+from rocketmq_py.model.codes import RequestCode, ResponseCode
+from rocketmq_py.model.config import split_address
+from rocketmq_py.remoting.connection import Connection, IoLoop, PendingCall
+from rocketmq_py.remoting.frame import RemotingCommand, encode, encode_request
+from rocketmq_py.runtime import Mutex, Runtime, WorkerPool
+
+CONNECT_TIMEOUT_MS = 3_000
+BACKOFF_MIN_MS = 200
+BACKOFF_MAX_MS = 5_000
+HELPERS = 2
+"""Threads for what the I/O thread must not do: ask for a route, tell a caller of a request that was never sent."""
+
+CONTROL_LANE = 0
+"""The connection for everything that is not a pull through a proxy."""
+
+_FIRST_OPAQUE = -(2**31)
+
+_log = logging.getLogger(__name__)
+
+OnReply = Callable[[RemotingCommand], None]
+OnError = Callable[[Exception], None]
+Lane = tuple[str, int]
+"""A connection: address and number. Brokers and name servers have number 0 only."""
+Connected = Callable[["Connection | RocketMQError"], None]
+
+
+class Request(NamedTuple):
+    """A request not yet encoded."""
+
+    code: RequestCode
+    ext_fields: Mapping[str, str]
+    body: bytes = b""
+
+
+class RemotingClient:
+    """One connection per address and lane, made when first needed, made again with a back-off after it broke.
+
+    Any thread may call it; ``invoke_sync`` not the I/O thread. Closed by ``shutdown``.
+
+    Lock: ``_lock`` guards the tables; nothing is called out to while it is held.
+
+    Args:
+        on_request: called on the I/O thread for requests that a server makes; must not block. Returns whether it knew
+            the code: of those it did not, the ones that want an answer get REQUEST_CODE_NOT_SUPPORTED.
+    """
+
+    def __init__(self, runtime: Runtime, on_request: Callable[[str, RemotingCommand], bool]) -> None:
+        self._runtime = runtime
+        self._on_request = on_request
+        self._clock = runtime.clock
+        # Negative: a proxy answers some errors under small positive numbers of its own, which must match none of ours.
+        self._opaques = itertools.count(_FIRST_OPAQUE)
+        self._lock = Mutex()
+        self._connections: dict[Lane, Connection] = {}
+        self._attempts: dict[Lane, list[Connected]] = {}  # who waits for a connection that is being made
+        self._failures: dict[str, tuple[int, int]] = {}  # address -> (failures in a row, no new try before, ms)
+        self._closed = False
+        self._loop = IoLoop(runtime)
+        self._helpers: WorkerPool[Callable[[], None]] = runtime.worker_pool(
+            "RemotingHelper_", HELPERS, lambda job: job()
+        )
+
+    def invoke_sync(self, address: str, request: Request, timeout_ms: int, doing: str = "") -> RemotingCommand:
+        """Send a request and wait for its answer, whatever its code.
+
+        Raises:
+            ConnectError: no connection could be made or it broke.
+            RequestTimeoutError: no answer within ``timeout_ms``, connecting included.
+            IllegalStateError: called on the I/O thread, or after shutdown.
+        """
+        if self._loop.is_current_thread():
+            raise IllegalStateError("the I/O thread must not wait for an answer: that would stop all answers")
+        what = doing or f"request {request.code.name}"
+        deadline_ms = self._clock.monotonic_ms() + timeout_ms
+        connection = self._wait_for_connection((address, CONTROL_LANE), timeout_ms, what)
+        answered = self._runtime.event()
+        outcome: list[RemotingCommand | Exception] = []
+
+        def settle(result: RemotingCommand | Exception) -> None:
+            outcome.append(result)
+            answered.set()
+
+        opaque = self._next_opaque()
+        frame = encode_request(request.code, opaque, request.ext_fields, request.body)
+        sent_ms = self._clock.monotonic_ms()
+        if sent_ms >= deadline_ms:
+            raise RequestTimeoutError(f"{what}: no time was left of {timeout_ms} ms to ask {address}")
+        connection.call(opaque, frame, PendingCall(settle, settle, deadline_ms))
+        # The caller keeps the time itself; the I/O thread's sweep, a little later, forgets the call.
+        answered.wait(deadline_ms - sent_ms)
+        result = outcome[0] if outcome else RequestTimeoutError("")
+        if isinstance(result, RequestTimeoutError):
+            raise RequestTimeoutError(f"{what}: {address} did not answer within {timeout_ms} ms")
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def invoke_ok(self, address: str, request: Request, timeout_ms: int, doing: str) -> RemotingCommand:
+        """``invoke_sync`` that takes no answer but SUCCESS.
+
+        Raises:
+            BrokerError: any other code; and what ``invoke_sync`` raises.
+        """
+        reply = self.invoke_sync(address, request, timeout_ms, doing)
+        if reply.code != ResponseCode.SUCCESS:
+            raise BrokerError(reply.code, reply.remark or "", address, doing)
+        return reply
+
+    def invoke_async(self, lane: Lane, request: Request, timeout_ms: int, on_reply: OnReply, on_error: OnError) -> None:
+        """Send a request; one of the callbacks is called later on the I/O thread or a helper's. Never blocks.
+
+        A ``RocketMQError`` raised by ``on_reply`` goes to ``on_error``.
+        """
+        opaque = self._next_opaque()
+        frame = encode_request(request.code, opaque, request.ext_fields, request.body)
+        call = PendingCall(on_reply, on_error, self._clock.monotonic_ms() + timeout_ms)
+
+        def send(connection: Connection | RocketMQError) -> None:
+            try:
+                if isinstance(connection, RocketMQError):
+                    raise connection
+                connection.call(opaque, frame, call)
+            except RocketMQError as error:
+                on_error(error)
+
+        known = self._connect(lane, send)
+        try:
+            if isinstance(known, RocketMQError):
+                raise known
+            if known is not None:
+                known.call(opaque, frame, call)
+        except RocketMQError as error:
+            failure = error
+            self.run_later(lambda: on_error(failure))
+
+    def invoke_oneway(self, address: str, request: Request, timeout_ms: int) -> None:
+        """Send a request to which there is no answer.
+
+        Raises:
+            ConnectError: no connection could be made, or it broke before the bytes were handed to the system.
+        """
+        connection = self._wait_for_connection((address, CONTROL_LANE), timeout_ms, f"request {request.code.name}")
+        connection.send(
+            encode_request(request.code, self._next_opaque(), request.ext_fields, request.body, oneway=True)
+        )
+
+    def connection(self, address: str) -> Connection | None:
+        """The control connection to an address, if there is one now."""
+        return self._connections.get((address, CONTROL_LANE))
+
+    def shutdown(self) -> None:
+        """Close every connection; what is in flight fails with ``ConnectError``."""
+        self._closed = True
+        self._helpers.shutdown(0)
+        self._loop.shutdown()
+
+    def run_later(self, job: Callable[[], None]) -> None:
+        """Run a job that may block for a connection or an answer, on a helper thread."""
+        if not self._helpers.submit(job):
+            _log.debug("a request was dropped because the client was shut down")
+
+    def _next_opaque(self) -> int:
+        opaque = next(self._opaques)
+        if opaque >= 0:
+            self._opaques = itertools.count(_FIRST_OPAQUE)
+            opaque = next(self._opaques)
+        return opaque
+
+    def _wait_for_connection(self, lane: Lane, timeout_ms: int, what: str) -> Connection:
+        """The lane's connection, made if need be."""
+        if timeout_ms <= 0:
+            raise RequestTimeoutError(f"{what}: no time was left to ask {lane[0]}")
+        connected = self._runtime.event()
+        outcome: list[Connection | RocketMQError] = []
+
+        def settle(result: Connection | RocketMQError) -> None:
+            outcome.append(result)
+            connected.set()
+
+        known = self._connect(lane, settle)
+        if known is None:
+            connected.wait(timeout_ms)
+            if not outcome:
+                raise ConnectError(f"{what}: {lane[0]} cannot be reached within {timeout_ms} ms")
+            known = outcome[0]
+        if isinstance(known, RocketMQError):
+            raise known
+        return known
+
+    def _connect(self, lane: Lane, then: Connected) -> Connection | RocketMQError | None:
+        """The lane's connection if there is one, or why there is not even an attempt to make it.
+
+        None: it is being made, and ``then`` will be called on a thread of its own with it, or with the reason why it
+        could not be. All who need the same connection wait for one attempt, each as long as it likes: one with little
+        time does not end it for the others.
+        """
+        connection = self._connections.get(lane)
+        if connection is not None:
+            return connection
+        with self._lock:
+            if lane in self._connections:
+                return self._connections[lane]
+            waiting = self._attempts.get(lane)
+            if waiting is not None:
+                waiting.append(then)
+                return None
+            if self._closed:
+                return IllegalStateError("this client was shut down")
+            failures, not_before_ms = self._failures.get(lane[0], (0, 0))
+            wait_ms = not_before_ms - self._clock.monotonic_ms()
+            if wait_ms > 0:
+                return ConnectError(f"{lane[0]} could not be reached {failures} times, next try in {wait_ms} ms")
+            self._attempts[lane] = [then]
+        try:
+            self._runtime.start_thread("RemotingConnector", lambda: self._attempt(lane))
+        except RuntimeError as error:  # no more threads
+            self._tell(lane, ConnectError(f"cannot connect to {lane[0]}: {error}"))
+        return None
+
+    def _attempt(self, lane: Lane) -> None:
+        outcome: Connection | RocketMQError
+        try:
+            outcome = self._open(lane)
+        except RocketMQError as error:
+            outcome = error
+            self._count_failure(lane[0])
+        self._tell(lane, outcome)
+
+    def _tell(self, lane: Lane, outcome: Connection | RocketMQError) -> None:
+        with self._lock:
+            waiting = self._attempts.pop(lane)
+        for then in waiting:
+            try:
+                then(outcome)
+            except Exception:  # noqa: BLE001 - border: every one who waits must be told
+                _log.exception("a request to %s failed", lane[0])
+
+    def _open(self, lane: Lane) -> Connection:
+        address = lane[0]
+        sock: socket.socket | None = None
+        made: list[Connection] = []
+        try:
+            sock = socket.create_connection(split_address(address), CONNECT_TIMEOUT_MS / 1000)
+            if sock.getsockname() == sock.getpeername():
+                # Linux does this on loopback where nobody listens; the server could never bind its port again.
+                raise ConnectionRefusedError("the socket connected to itself")
+            connection = Connection(address, sock, self._loop, self._requested, lambda: self._ended(lane, made))
+        except (OSError, ValueError, OverflowError) as error:
+            if sock is not None:
+                sock.close()
+            raise ConnectError(f"cannot connect to {address}: {error}; is the server running there?") from error
+        with self._lock:
+            made.append(connection)
+            self._connections[lane] = connection
+        if self._closed:
+            connection.close("the client was shut down")
+        if connection.closed:  # perhaps before it was in the table
+            self._ended(lane, made)
+        return connection
+
+    def _ended(self, lane: Lane, made: list[Connection]) -> None:
+        """Take a connection out of the table, once; the lane may have another one by now."""
+        with self._lock:
+            if not made:
+                return
+            connection = made.pop()
+            if self._connections.get(lane) is connection:
+                del self._connections[lane]
+            if connection.heard:
+                self._failures.pop(lane[0], None)
+                return
+        # A port that accepts and hangs up (a load balancer without a backend) is as bad as one that refuses; but once
+        # may be chance.
+        self._count_failure(lane[0], forgiven=1)
+
+    def _count_failure(self, address: str, forgiven: int = 0) -> None:
+        with self._lock:
+            failures = self._failures.get(address, (0, 0))[0]
+            step = failures - forgiven
+            backoff_ms = min(BACKOFF_MIN_MS * 2 ** min(step, 10), BACKOFF_MAX_MS) if step >= 0 else 0
+            self._failures[address] = (failures + 1, self._clock.monotonic_ms() + backoff_ms)
+
+    def _requested(self, connection: Connection, command: RemotingCommand) -> None:
+        known = self._on_request(connection.address, command)
+        if known or command.is_oneway:
+            return
+        _log.info("%s asks for %s, which this client does not know", connection.address, command.code)
+        answer = RemotingCommand.response(
+            command.opaque, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, f"request type {command.code} not supported"
+        )
+        connection.send(encode(answer))
