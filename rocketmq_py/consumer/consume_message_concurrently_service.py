@@ -1,0 +1,285 @@
+"""Calls a concurrent listener and turns its answers into commits and retries.
+
+The way of a message here: ``submit_consume_request`` (pull thread) -> pool -> ``_consume`` (consume thread, calls the
+listener) -> ``_process_consume_result`` -> offset store.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from rocketmq_py.consumer.consume_result import ConsumeReturnType, failed_indexes, return_type
+from rocketmq_py.consumer.hooks import (
+    CONSUME_CONTEXT_TYPE,
+    ConsumeMessageContext,
+    ConsumeMessageHook,
+    run_after,
+    run_before,
+)
+from rocketmq_py.consumer.offset_store import OffsetStore
+from rocketmq_py.consumer.process_queue import ProcessQueue
+from rocketmq_py.consumer.send_back import FIRST_RETRY_DELAY_LEVEL, SendMessageBack
+from rocketmq_py.consumer.stats import ConsumerCounters, Event
+from rocketmq_py.model import names
+from rocketmq_py.model.config import ConsumerConfig
+from rocketmq_py.model.listener import ConsumeConcurrently
+from rocketmq_py.model.message import MessageConst, MessageExt
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import MAX_ACK_INDEX, ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus
+from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.runtime import Runtime
+
+RESUBMIT_DELAY_MS = 5_000
+"""A message that could not be sent back is consumed again after this."""
+
+EXPIRED_PER_SWEEP_MAX = 16
+"""Messages of one queue that one expiry sweep sends back."""
+
+STUCK_HEAD_SWEEP_INTERVAL_MS = 10_000
+STUCK_HEAD_WARNING_MS = 30_000
+"""A lowest message that a listener has had for longer is reported: it holds its queue's commit back."""
+
+_log = logging.getLogger(__name__)
+
+_MINUTE_MS = 60_000
+NONE_FAILED = range(0)
+
+# Messages (a list of its own: failed ones are taken out of it), their window, their queue.
+ConsumeRequest = tuple[list[MessageExt], ProcessQueue, MessageQueue]
+
+
+class ConsumeMessageConcurrentlyService:
+    """Source: ConsumeMessageConcurrentlyService. Started and shut down by ``DefaultMQPushConsumer``.
+
+    Args:
+        windows: the queues owned now, for the sweeps.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        config: ConsumerConfig,
+        listener: ConsumeConcurrently,
+        runtime: Runtime,
+        offset_store: OffsetStore,
+        send_back: SendMessageBack,
+        hooks: Sequence[ConsumeMessageHook],
+        counters: ConsumerCounters,
+        windows: Callable[[], Iterable[tuple[MessageQueue, ProcessQueue]]],
+    ) -> None:
+        self._group = group
+        self._config = config
+        self._listener = listener
+        self._offset_store = offset_store
+        self._send_back = send_back
+        self._hooks = hooks
+        self._counters = counters
+        self._windows = windows
+        self._now_ms = runtime.clock.monotonic_ms
+        self._consume_timeout_ms = config.consume_timeout * _MINUTE_MS
+        self._retry_topic = names.retry_topic(group)
+        self._warnings = RateLimitedLog(runtime.clock, _log)
+        self._listener_errors = RateLimitedLog(runtime.clock, _log, interval_ms=1_000)
+        self._pool = runtime.worker_pool(
+            f"ConsumeMessageThread_{group[:100]}_", config.consume_thread_min, self._consume
+        )
+        self._scheduler = runtime.scheduler(f"ConsumeMessageScheduledThread_{group[:100]}")
+        self._cleaner = runtime.scheduler(f"CleanExpireMsgScheduledThread_{group[:100]}")
+
+    def start(self) -> None:
+        """Begin the sweeps."""
+        self._cleaner.schedule_at_fixed_rate(
+            self._consume_timeout_ms, self._consume_timeout_ms, self.clean_expired_messages
+        )
+        self._scheduler.schedule_at_fixed_rate(
+            STUCK_HEAD_SWEEP_INTERVAL_MS, STUCK_HEAD_SWEEP_INTERVAL_MS, self.report_stuck_heads
+        )
+
+    def shutdown(self, await_ms: int) -> bool:
+        """Take no more, wait for what is cached, then forget it: it stays uncommitted and comes again elsewhere.
+
+        Returns:
+            True when every cached message was consumed.
+        """
+        self._scheduler.shutdown()
+        finished = self._pool.shutdown(await_ms)
+        self._cleaner.shutdown()
+        return finished
+
+    def submit_consume_request(self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue) -> None:
+        """Hand messages to the consume threads in batches of ``consume_message_batch_max_size``.
+
+        Every batch is handed over by itself, so that a slow one holds up no other. After ``shutdown`` nothing is taken.
+
+        Behaviour: CC-01. Source: ConsumeMessageConcurrentlyService.submitConsumeRequest.
+        """
+        submit, size = self._pool.submit, self._config.consume_message_batch_max_size
+        if len(msgs) <= size:
+            submit((msgs, queue, mq))
+        elif size == 1:
+            for msg in msgs:
+                submit(([msg], queue, mq))
+        else:
+            for start in range(0, len(msgs), size):
+                submit((msgs[start : start + size], queue, mq))
+
+    def _consume(self, request: ConsumeRequest) -> None:
+        """Source: ConsumeRequest.run. Hot: everything here runs once per batch, per message at batch size 1."""
+        msgs, queue, mq = request
+        if queue.dropped:
+            _log.info("group %s: queue %s was taken away, %s messages are not consumed", self._group, mq, len(msgs))
+            return
+        if mq.topic == self._retry_topic:
+            self._restore_topics(msgs)
+        context = ConsumeConcurrentlyContext(mq)
+        hook_context = None
+        if self._hooks:
+            hook_context = ConsumeMessageContext(self._group, tuple(msgs), mq)
+            run_before(self._hooks, hook_context)
+        queue.begin_consume(msgs)
+        answer: object = None
+        raised = False
+        begin = self._now_ms() if hook_context is not None else 0
+        try:
+            answer = self._listener(tuple(msgs), context)
+        except BaseException as error:  # noqa: BLE001 - border: whatever the user's code raises means "again later"
+            raised = True
+            self._listener_errors.warning(
+                (type(error), mq),
+                "group %s: the listener raised %r for %s messages from offset %s of %s; they are consumed again later",
+                self._group, error, len(msgs), msgs[0].queue_offset, mq, with_traceback=True,
+            )  # fmt: skip
+        status = answer if isinstance(answer, ConsumeConcurrentlyStatus) else None
+        if status is None and not raised:
+            self._report_no_status(answer, msgs, mq)
+        if hook_context is not None:
+            self._tell_hooks(hook_context, status, raised, self._now_ms() - begin)
+        if queue.dropped:
+            _log.warning(
+                "group %s: queue %s was taken away while %s messages were consumed; they come again elsewhere",
+                self._group, mq, len(msgs),
+            )  # fmt: skip
+            return
+        self._process_consume_result(status, context, request)
+
+    def _restore_topics(self, msgs: Iterable[MessageExt]) -> None:
+        """Show retried messages under their original topic. Source: resetRetryAndNamespace, resetRetryTopic."""
+        for msg in msgs:
+            original = msg.get_property(MessageConst.RETRY_TOPIC)
+            if original is not None and msg.topic == self._retry_topic:
+                msg._topic = original
+
+    def _report_no_status(self, answer: object, msgs: Sequence[MessageExt], mq: MessageQueue) -> None:
+        what = "None"
+        if answer is not None:
+            self._counters.count(Event.UNKNOWN_RESULT)
+            what = f"{_shown(answer)}, which is no ConsumeConcurrentlyStatus,"
+            if inspect.iscoroutine(answer):
+                answer.close()
+        self._warnings.warning(
+            ("no status", type(answer)),
+            "group %s: the listener returned %s for %s messages from offset %s of %s; they are consumed again later",
+            self._group, what, len(msgs), msgs[0].queue_offset, mq,
+        )  # fmt: skip
+
+    def _tell_hooks(
+        self, context: ConsumeMessageContext, status: ConsumeConcurrentlyStatus | None, raised: bool, took_ms: int
+    ) -> None:
+        kind: ConsumeReturnType = return_type(status, raised, took_ms, self._consume_timeout_ms)
+        context.props[CONSUME_CONTEXT_TYPE] = kind.value
+        context.status = (status or ConsumeConcurrentlyStatus.RECONSUME_LATER).value
+        context.success = status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS
+        run_after(self._hooks, context)
+
+    def _process_consume_result(
+        self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, request: ConsumeRequest
+    ) -> None:
+        """Source: ConsumeMessageConcurrentlyService.processConsumeResult. Behaviour: CC-02 to CC-07."""
+        msgs, queue, mq = request
+        if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS and context.ack_index is MAX_ACK_INDEX:
+            failed = NONE_FAILED  # what nearly always happens, without asking further
+        else:
+            failed = self._failed_indexes(status, context, len(msgs))
+        if failed and (not_sent_back := self._send_back_failed([msgs[index] for index in failed], queue, context)):
+            # By identity: messages have no equality. What stays in the window holds the commit back.
+            kept = {id(msg) for msg in not_sent_back}
+            msgs = [msg for msg in msgs if id(msg) not in kept]
+            self._scheduler.schedule(RESUBMIT_DELAY_MS, lambda: self.submit_consume_request(not_sent_back, queue, mq))
+        offset = queue.remove_message(msgs)
+        if offset >= 0 and not queue.dropped:
+            self._offset_store.update_offset(mq, offset, increase_only=True)
+
+    def _failed_indexes(
+        self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, size: int
+    ) -> range:
+        if status is None:
+            return range(size)
+        ack_index: object = context.ack_index
+        if not isinstance(ack_index, int):
+            self._warnings.warning(
+                "ack_index",
+                "group %s: the listener set ack_index to %r, which is no integer; the batch is consumed again later",
+                self._group, ack_index,
+            )  # fmt: skip
+            return range(size)
+        return failed_indexes(status, ack_index, size)
+
+    def _send_back_failed(
+        self, failed: Sequence[MessageExt], queue: ProcessQueue, context: ConsumeConcurrentlyContext
+    ) -> list[MessageExt]:
+        """Send failed messages back; returns those for which that failed too, their count raised by one."""
+        delay_level = context.delay_level_when_next_consume
+        not_sent_back = []
+        for msg in failed:
+            if not queue.contains_message(msg):
+                _log.info("message %s expired meanwhile and was sent back already", msg.msg_id)
+            elif self._send_back.send(msg, delay_level):
+                self._counters.count(Event.SENT_BACK)
+            else:
+                self._counters.count(Event.SEND_BACK_FAILED)
+                msg._reconsume_times += 1
+                not_sent_back.append(msg)
+        return not_sent_back
+
+    def clean_expired_messages(self) -> None:
+        """Send messages back that a listener has had for longer than the consume timeout, lowest first.
+
+        Looks only at each window's lowest message, again after each one sent back: what lies behind a message that has
+        not expired is not looked at. Runs every ``consume_timeout`` minutes, so real expiry is one to two of them.
+
+        Behaviour: CC-08. Source: ProcessQueue.cleanExpiredMsg.
+        """
+        for mq, queue in self._windows():
+            head = queue.head()
+            for _ in range(min(head.behind + 1 if head else 0, EXPIRED_PER_SWEEP_MAX)):
+                head = queue.head()
+                if head is None or head.consuming_ms is None or head.consuming_ms <= self._consume_timeout_ms:
+                    break
+                if not self._send_back.send(head.message, FIRST_RETRY_DELAY_LEVEL):
+                    break  # the next sweep tries again; Java tries up to 16 times at once (deviations)
+                self._counters.count(Event.EXPIRED)
+                _log.warning("group %s: %s of %s expired and was sent back", self._group, head.message.msg_id, mq)
+                queue.remove_head(head.message)
+
+    def report_stuck_heads(self) -> None:
+        """Warn of windows whose lowest message has been in a listener for long. Behaviour: CC-09. Not in Java."""
+        for mq, queue in self._windows():
+            head = queue.head()
+            if head is not None and head.consuming_ms is not None and head.consuming_ms > STUCK_HEAD_WARNING_MS:
+                self._counters.count(Event.STUCK_HEAD)
+                self._warnings.warning(
+                    ("stuck head", mq),
+                    "group %s: offset %s of %s has been in the listener for %s s and holds the commit back, "
+                    "%s messages wait behind it",
+                    self._group, head.message.queue_offset, mq, head.consuming_ms // 1000, head.behind,
+                )  # fmt: skip
+
+
+def _shown(answer: object) -> str:
+    try:
+        return f"{answer!r:.200}"
+    except Exception:  # noqa: BLE001 - border: a user's class may fail to show itself
+        return f"an object of type {type(answer).__name__}"

@@ -1,0 +1,165 @@
+"""How far a group has consumed. Source: RemoteBrokerOffsetStore, ControllableOffset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from enum import Enum
+from typing import Protocol
+
+from rocketmq_py.consumer.ports import Broker
+from rocketmq_py.errors import RocketMQError
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.runtime import Mutex
+
+NO_OFFSET = -1
+"""Nothing is stored for the queue."""
+OFFSET_UNKNOWN = -2
+"""The store could not be asked."""
+
+OFFSET_QUERY_TIMEOUT_MS = 5_000
+
+_log = logging.getLogger(__name__)
+
+
+class ReadOffsetType(Enum):
+    """Where to look. Source: ReadOffsetType."""
+
+    READ_FROM_MEMORY = "READ_FROM_MEMORY"
+    READ_FROM_STORE = "READ_FROM_STORE"
+    MEMORY_FIRST_THEN_STORE = "MEMORY_FIRST_THEN_STORE"
+
+
+class OffsetStore(Protocol):
+    """A group's consumed offsets. Called from any consumer thread."""
+
+    def load(self) -> None:
+        """Make ready before the first use."""
+        ...
+
+    def update_offset(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
+        """Note an offset in memory, unless the entry is frozen or it would go back and may not."""
+        ...
+
+    def update_and_freeze_offset(self, mq: MessageQueue, offset: int) -> None:
+        """Note an offset that late results of the old window must not change; undone by ``remove_offset`` alone."""
+        ...
+
+    def read_offset(self, mq: MessageQueue, kind: ReadOffsetType) -> int:
+        """The offset, ``NO_OFFSET`` or ``OFFSET_UNKNOWN``; what the store answers is also noted in memory."""
+        ...
+
+    def persist_all(self, mqs: Collection[MessageQueue]) -> None:
+        """Store the offsets of these queues and forget all others; with none do nothing."""
+        ...
+
+    def persist(self, mq: MessageQueue) -> None:
+        """Store one queue's offset."""
+        ...
+
+    def remove_offset(self, mq: MessageQueue) -> None:
+        """Forget one queue's offset in memory."""
+        ...
+
+    def clone_offset_table(self, topic: str = "") -> dict[MessageQueue, int]:
+        """A copy of what is in memory, of one topic or of all."""
+        ...
+
+
+class _Entry:
+    """An offset that may be frozen. Source: ControllableOffset."""
+
+    __slots__ = ("frozen", "value")
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self.frozen = False
+
+
+class RemoteBrokerOffsetStore:
+    """Keeps offsets in memory and commits them to the queue's broker, as clustering consumers do.
+
+    Owner of the offset table. Lock: ``_lock``, never held during a request.
+    """
+
+    def __init__(self, group: str, broker: Broker, warnings: RateLimitedLog) -> None:
+        self._group = group
+        self._broker = broker
+        self._warnings = warnings
+        self._lock = Mutex()
+        self._table: dict[MessageQueue, _Entry] = {}
+
+    def load(self) -> None:
+        """Nothing: brokers are asked queue by queue."""
+
+    def update_offset(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
+        """See ``OffsetStore.update_offset``. Behaviour: OS-01."""
+        with self._lock:
+            entry = self._table.get(mq)
+            if entry is None:
+                self._table[mq] = _Entry(offset)
+            elif not entry.frozen and (offset > entry.value or not increase_only):
+                entry.value = offset
+
+    def update_and_freeze_offset(self, mq: MessageQueue, offset: int) -> None:
+        """See ``OffsetStore.update_and_freeze_offset``. Behaviour: OS-02."""
+        with self._lock:
+            entry = self._table.setdefault(mq, _Entry(offset))
+            entry.frozen = True
+            entry.value = offset
+
+    def read_offset(self, mq: MessageQueue, kind: ReadOffsetType) -> int:
+        """See ``OffsetStore.read_offset``. Behaviour: OS-03."""
+        if kind is not ReadOffsetType.READ_FROM_STORE:
+            with self._lock:
+                entry = self._table.get(mq)
+                if entry is not None:
+                    return entry.value
+            if kind is ReadOffsetType.READ_FROM_MEMORY:
+                return NO_OFFSET
+        try:
+            stored = self._broker.query_consumer_offset(self._group, mq, OFFSET_QUERY_TIMEOUT_MS)
+        except RocketMQError as error:
+            self._warnings.warning(("query offset", mq), "cannot ask for the offset of %s: %s", mq, error)
+            return OFFSET_UNKNOWN
+        if stored is None:
+            return NO_OFFSET
+        self.update_offset(mq, stored, increase_only=False)
+        return stored
+
+    def persist_all(self, mqs: Collection[MessageQueue]) -> None:
+        """See ``OffsetStore.persist_all``. Behaviour: OS-04."""
+        if not mqs:
+            return
+        with self._lock:
+            for mq in self._table.keys() - set(mqs):
+                # Not owned any more: another member may be further on, so its offset must not be overwritten.
+                del self._table[mq]
+        for mq in mqs:
+            # Each value is read when it is sent: a queue may be given up while an earlier request waits.
+            self.persist(mq)
+
+    def persist(self, mq: MessageQueue) -> None:
+        """See ``OffsetStore.persist``."""
+        with self._lock:
+            entry = self._table.get(mq)
+            offset = NO_OFFSET if entry is None else entry.value
+        if entry is not None:
+            self._commit(mq, offset)
+
+    def _commit(self, mq: MessageQueue, offset: int) -> None:
+        try:
+            self._broker.update_consumer_offset(self._group, mq, offset)
+        except RocketMQError as error:
+            self._warnings.warning(("commit offset", mq), "cannot commit offset %s of %s: %s", offset, mq, error)
+
+    def remove_offset(self, mq: MessageQueue) -> None:
+        """See ``OffsetStore.remove_offset``."""
+        with self._lock:
+            self._table.pop(mq, None)
+
+    def clone_offset_table(self, topic: str = "") -> dict[MessageQueue, int]:
+        """See ``OffsetStore.clone_offset_table``."""
+        with self._lock:
+            return {mq: entry.value for mq, entry in self._table.items() if not topic or mq.topic == topic}

@@ -1,0 +1,118 @@
+"""What the consumer core needs of the outside: three small protocols.
+
+A wire satisfies them by its shape alone; ``push_consumer.py`` joins core and wire, and mypy checks the fit there.
+All errors are ``RocketMQError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from rocketmq_py.model.message import MessageExt
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import PullResult
+from rocketmq_py.model.subscription import SubscriptionData
+
+
+@dataclass(frozen=True, slots=True)
+class PullCall:
+    """One pull. Source: PullAPIWrapper.pullKernelImpl.
+
+    Attributes:
+        offset: first offset wanted.
+        commit_offset: consumed offset to commit on the way; 0 or less commits nothing.
+        send_subscription: send the expression itself, because the broker is not to look at the last heartbeat's.
+        batch_size: most messages wanted.
+        batch_bytes: most bytes wanted.
+        hold_ms: how long the broker may hold the pull while there is nothing new.
+        timeout_ms: when the answer counts as lost.
+    """
+
+    group: str
+    mq: MessageQueue
+    subscription: SubscriptionData
+    offset: int
+    commit_offset: int
+    send_subscription: bool
+    batch_size: int
+    batch_bytes: int
+    hold_ms: int
+    timeout_ms: int
+
+
+class Broker(Protocol):
+    """Requests about messages and offsets. Blocking, except ``pull_message``; called from any consumer thread."""
+
+    def pull_message(
+        self, call: PullCall, on_result: Callable[[PullResult], None], on_error: Callable[[Exception], None]
+    ) -> None:
+        """Ask for messages; returns at once.
+
+        Exactly one of the two is called later, on a thread of the wire, never from within this call: it must not block.
+        """
+        ...
+
+    def send_message_back(
+        self, group: str, msg: MessageExt, delay_level: int, max_reconsume_times: int, timeout_ms: int
+    ) -> None:
+        """Have the broker store the message in the group's retry topic, or the dead-letter topic."""
+        ...
+
+    def send_retry_message(self, topic: str, body: bytes, flag: int, properties: Mapping[str, str]) -> None:
+        """Send a message to a retry topic as any producer would."""
+        ...
+
+    def query_consumer_offset(self, group: str, mq: MessageQueue, timeout_ms: int) -> int | None:
+        """The committed offset, None when the broker knows none."""
+        ...
+
+    def update_consumer_offset(self, group: str, mq: MessageQueue, offset: int) -> None:
+        """Commit an offset without waiting for an answer."""
+        ...
+
+    def max_offset(self, mq: MessageQueue) -> int:
+        """One past the last offset of the queue."""
+        ...
+
+    def search_offset(self, mq: MessageQueue, timestamp_ms: int) -> int:
+        """First offset stored at or after the wall time."""
+        ...
+
+
+class Group(Protocol):
+    """What a consumer needs of the client it shares with others. Called from any consumer thread."""
+
+    @property
+    def client_id(self) -> str:
+        """This member's name in the group."""
+        ...
+
+    def find_consumer_id_list(self, topic: str, group: str) -> list[str] | None:
+        """Client ids of the group's members; None when nobody could tell (then keep what you have)."""
+        ...
+
+    def send_heartbeat_to_all_brokers(self) -> bool:
+        """Tell the brokers what this client subscribes to; True when at least one heard it."""
+        ...
+
+    def send_heartbeat_soon(self) -> None:
+        """The same on another thread; several calls become one."""
+        ...
+
+    def rebalance_immediately(self) -> None:
+        """Wake the rebalance thread."""
+        ...
+
+    def rebalance_later(self, delay_ms: int) -> None:
+        """Wake the rebalance thread after a while."""
+        ...
+
+
+class PullDispatch(Protocol):
+    """Where pulls are set going again. Called from any consumer thread."""
+
+    def execute_later(self, delay_ms: int, job: Callable[[], None]) -> None:
+        """Run a short job on the pull thread after a while; dropped once it has stopped."""
+        ...

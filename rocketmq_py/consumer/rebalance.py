@@ -1,0 +1,307 @@
+"""Which queues this member owns, and what happens when that changes.
+
+Source: RebalanceImpl and RebalancePushImpl, clustering. Each member asks a broker who else is in the group, sorts
+queues and members, and computes its own share (``allocate``). Queues gained get a window and a pull request, queues
+lost are dropped and their offset is committed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+from rocketmq_py.consumer.allocate import AllocateMessageQueueStrategy
+from rocketmq_py.consumer.message_puller import PullRequest
+from rocketmq_py.consumer.offset_store import NO_OFFSET, OffsetStore, ReadOffsetType
+from rocketmq_py.consumer.ports import Broker, Group
+from rocketmq_py.consumer.process_queue import ProcessQueue
+from rocketmq_py.errors import RocketMQError
+from rocketmq_py.model import names
+from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.subscription import SubscriptionData
+from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.runtime import Mutex, Runtime
+
+FIRST_PULL_DELAY_MS = 500
+"""A queue gained is pulled after this: time for its last owner to commit. Not needed by a group's only member."""
+
+SLOW_TO_FAIL_MS = 1_000
+"""A broker that takes so long to answer nothing is not asked about its other queues in the same round."""
+
+_log = logging.getLogger(__name__)
+
+
+class RebalanceImpl:
+    """Owner of the tables of queues, subscriptions and windows of one consumer.
+
+    Threads: ``do_rebalance`` on the rebalance thread alone; ``remove_process_queue`` also on the pull thread; the rest
+             on any.
+    Lock:    ``_lock`` guards the three tables; never held during a request.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        config: ConsumerConfig,
+        strategy: AllocateMessageQueueStrategy,
+        runtime: Runtime,
+        broker: Broker,
+        client: Group,
+        offset_store: OffsetStore,
+        dispatch: Callable[[PullRequest, int], None],
+    ) -> None:
+        self._group = group
+        self._config = config
+        self._strategy = strategy
+        self._clock = runtime.clock
+        self._broker = broker
+        self._client = client
+        self._offset_store = offset_store
+        self._dispatch = dispatch
+        self._warnings = RateLimitedLog(runtime.clock, _log)
+        self._lock = Mutex()
+        self._process_queues: dict[MessageQueue, ProcessQueue] = {}  # Java: processQueueTable
+        self._topic_queues: dict[str, frozenset[MessageQueue]] = {}  # Java: topicSubscribeInfoTable
+        self._subscriptions: dict[str, SubscriptionData] = {}  # Java: subscriptionInner
+        self._announced: dict[str, SubscriptionData] = {}  # newer versions that no broker has heard yet
+        self._destroyed = False
+        self.paused = False
+
+    # Subscriptions and routes.
+
+    def subscribe(self, subscription: SubscriptionData) -> None:
+        """Add or replace a subscription."""
+        with self._lock:
+            self._subscriptions[subscription.topic] = subscription
+            self._announced.pop(subscription.topic, None)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Remove a subscription; its queues go at the next rebalance."""
+        with self._lock:
+            self._subscriptions.pop(topic, None)
+            self._announced.pop(topic, None)
+            self._topic_queues.pop(topic, None)
+
+    def subscription(self, topic: str) -> SubscriptionData | None:
+        """The subscription to a topic, as brokers know it."""
+        with self._lock:
+            return self._subscriptions.get(topic)
+
+    def subscriptions_to_announce(self) -> list[SubscriptionData]:
+        """What the next heartbeat is to say."""
+        with self._lock:
+            return list({**self._subscriptions, **self._announced}.values())
+
+    def topics(self) -> list[str]:
+        """Topics subscribed to, the retry topic too."""
+        with self._lock:
+            return list(self._subscriptions)
+
+    def update_topic_subscribe_info(self, topic: str, queues: Collection[MessageQueue]) -> bool:
+        """Note the readable queues of a topic; False when nothing changed or it is not subscribed."""
+        with self._lock:
+            if topic not in self._subscriptions or self._topic_queues.get(topic) == frozenset(queues):
+                return False
+            self._topic_queues[topic] = frozenset(queues)
+            return True
+
+    def is_subscribe_topic_need_update(self, topic: str) -> bool:
+        """Whether the topic is subscribed and its queues are not known."""
+        with self._lock:
+            return topic in self._subscriptions and topic not in self._topic_queues
+
+    # Windows.
+
+    def windows(self) -> list[tuple[MessageQueue, ProcessQueue]]:
+        """The queues owned now, with their windows."""
+        with self._lock:
+            return list(self._process_queues.items())
+
+    def remove_process_queue(self, mq: MessageQueue) -> None:
+        """Give a queue up: drop its window, commit and forget its offset. Source: RebalanceImpl.removeProcessQueue."""
+        with self._lock:
+            queue = self._process_queues.pop(mq, None)
+        if queue is not None:
+            queue.dropped = True
+            self._persist_and_forget_offset(mq)
+            _log.info("group %s: gave up %s", self._group, mq)
+
+    def destroy(self) -> None:
+        """Drop every window and take none any more. Source: RebalanceImpl.destroy."""
+        with self._lock:
+            self._destroyed = True
+            for queue in self._process_queues.values():
+                queue.dropped = True
+            self._process_queues.clear()
+
+    def _persist_and_forget_offset(self, mq: MessageQueue) -> None:
+        self._offset_store.persist(mq)
+        self._offset_store.remove_offset(mq)
+
+    # Rebalance.
+
+    def do_rebalance(self) -> bool:
+        """Bring the owned queues in line with the group.
+
+        Returns:
+            False when it must be tried again soon; paused consumers answer so, too, and do nothing.
+
+        Behaviour: RB-01 to RB-06. Source: RebalanceImpl.doRebalance.
+        """
+        if self.paused:
+            return False
+        balanced = True
+        for topic in self.topics():
+            if self.paused:  # meanwhile: the consumer is being shut down
+                return False
+            try:
+                balanced = self._rebalance_by_topic(topic) and balanced
+            except Exception as error:  # noqa: BLE001 - border: a user's strategy; one topic must not stop the others
+                self._warnings.warning(
+                    ("rebalance", topic), "group %s: rebalance of %s failed, it is tried again: %s",
+                    self._group, topic, error, with_traceback=not isinstance(error, RocketMQError),
+                )  # fmt: skip
+                balanced = False
+        self._truncate_message_queue_not_my_topic()
+        return balanced
+
+    def _rebalance_by_topic(self, topic: str) -> bool:
+        with self._lock:
+            known = self._topic_queues.get(topic)
+        if not known:
+            if not topic.startswith(names.RETRY_GROUP_TOPIC_PREFIX):
+                self._warnings.warning(
+                    ("no route", topic),
+                    "group %s: topic %s has no readable queues; does it exist? It is looked for again",
+                    self._group, topic,
+                )  # fmt: skip
+            return True
+        members = self._client.find_consumer_id_list(topic, self._group)
+        if not members:
+            self._warnings.warning(
+                ("no members", topic), "group %s: no broker could tell who consumes %s", self._group, topic
+            )
+            return False  # again in 1 s; for Java this is in balance, and the next try 20 s later (deviations)
+        # Once each: a proxy lists a client twice that sends heartbeats on two connections, and half the queues would
+        # belong to a member that is not there.
+        mq_all, cid_all = sorted(known), sorted(set(members))
+        mine = set(self._strategy.allocate(self._group, self._client.client_id, mq_all, cid_all) or ())
+        alone = cid_all == [self._client.client_id]
+        changed, requests = self._update_process_queue_table(topic, mine)
+        if changed:
+            _log.info("group %s: of %s queues of %s %s are mine, members: %s",
+                      self._group, len(mq_all), topic, len(mine), cid_all)  # fmt: skip
+        try:
+            if changed:
+                self._message_queue_changed(topic)
+        finally:
+            for request in requests:
+                self._dispatch(request, 0 if alone else FIRST_PULL_DELAY_MS)
+        return mine == self._working_queues(topic) and self._client.client_id in members
+
+    def _working_queues(self, topic: str) -> set[MessageQueue]:
+        return {mq for mq, queue in self.windows() if mq.topic == topic and not queue.dropped}
+
+    def _update_process_queue_table(
+        self, topic: str, mine: Collection[MessageQueue]
+    ) -> tuple[bool, Sequence[PullRequest]]:
+        """Drop what is lost, add what is gained. Source: RebalanceImpl.updateProcessQueueTableInRebalance."""
+        changed = False
+        for mq, queue in self.windows():
+            if mq.topic != topic:
+                continue
+            if mq in mine and not queue.is_pull_expired:
+                continue
+            if mq in mine:
+                _log.warning("[BUG] group %s: nobody pulled %s for long, it is started again", self._group, mq)
+            self.remove_process_queue(mq)
+            changed = True
+        requests: list[PullRequest] = []
+        owned = {mq for mq, _ in self.windows()}
+        slow_to_fail: set[str] = set()
+        for mq in sorted(set(mine) - owned):
+            if mq.broker_name in slow_to_fail:
+                continue  # one time-out per round is enough: the queues of other brokers wait behind it
+            began_ms = self._clock.monotonic_ms()
+            self._offset_store.remove_offset(mq)  # stale or frozen: the store alone says where to start
+            try:
+                next_offset = self.compute_pull_from_where(mq)
+            except RocketMQError as error:
+                self._warnings.warning(
+                    ("where to start", mq), "group %s: cannot tell where to start on %s, it is tried again: %s",
+                    self._group, mq, error,
+                )  # fmt: skip
+                if self._clock.monotonic_ms() - began_ms >= SLOW_TO_FAIL_MS:
+                    slow_to_fail.add(mq.broker_name)
+                continue
+            queue = ProcessQueue(self._clock)
+            queue.locked = True
+            with self._lock:
+                if self._destroyed:  # meanwhile
+                    return changed, requests
+                self._process_queues[mq] = queue
+            _log.info("group %s: took %s, from offset %s", self._group, mq, next_offset)
+            requests.append(PullRequest(mq, queue, next_offset))
+            changed = True
+        return changed, requests
+
+    def compute_pull_from_where(self, mq: MessageQueue) -> int:
+        """First offset to pull of a queue just gained.
+
+        Raises:
+            RocketMQError: the broker could not be asked; the queue must not be taken now.
+
+        Behaviour: RB-07. Source: RebalancePushImpl.computePullFromWhereWithException.
+        """
+        stored = self._offset_store.read_offset(mq, ReadOffsetType.READ_FROM_STORE)
+        if stored >= 0:
+            return stored
+        if stored != NO_OFFSET:
+            raise RocketMQError(f"the committed offset of {mq} could not be read")
+        retry = mq.topic.startswith(names.RETRY_GROUP_TOPIC_PREFIX)
+        where = self._config.consume_from_where
+        if where is ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET:
+            return 0  # if the queue begins later, the pull is told so
+        if where is ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET:
+            offset = 0 if retry else self._broker.max_offset(mq)
+        elif retry:
+            offset = self._broker.max_offset(mq)
+        else:
+            offset = self._broker.search_offset(mq, self._config.consume_timestamp_ms())
+        if offset < 0:
+            raise RocketMQError(f"the broker answered the offset {offset} for {mq}")
+        return offset
+
+    def _message_queue_changed(self, topic: str) -> None:
+        """Let brokers hear of a new view of the topic, and spread the topic's limits over its queues.
+
+        Pulls name the new version only after the brokers have heard it; Java's may come first and are refused for a
+        second (deviations). Source: RebalancePushImpl.messageQueueChanged.
+        """
+        with self._lock:
+            subscription = self._subscriptions.get(topic)
+            if subscription is None:
+                return
+            self._announced[topic] = newest = replace(subscription, sub_version=self._clock.wall_ms())
+            queues = len(self._process_queues)
+        config = self._config
+        if queues and config.pull_threshold_for_topic != -1:
+            config.pull_threshold_for_queue = max(1, config.pull_threshold_for_topic // queues)
+        if queues and config.pull_threshold_size_for_topic != -1:
+            config.pull_threshold_size_for_queue = max(1, config.pull_threshold_size_for_topic // queues)
+        self._client.send_heartbeat_to_all_brokers()
+        with self._lock:
+            # Unless the user subscribed anew or unsubscribed while the heartbeat was sent.
+            if self._announced.get(topic) is newest:
+                del self._announced[topic]
+                self._subscriptions[topic] = newest
+
+    def _truncate_message_queue_not_my_topic(self) -> None:
+        """Give up queues of topics no longer subscribed. Java does not commit their offsets (deviations)."""
+        topics = set(self.topics())
+        for mq, _ in self.windows():
+            if mq.topic not in topics:
+                self.remove_process_queue(mq)

@@ -1,0 +1,175 @@
+"""What several test modules make consumers of: short constructors, a core on a virtual clock, a recording dispatch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely, AllocateMessageQueueStrategy
+from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
+from rocketmq_py.consumer.hooks import ConsumeMessageHook
+from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
+from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
+from rocketmq_py.consumer.process_queue import ProcessQueue
+from rocketmq_py.consumer.pull_message_service import PullMessageService
+from rocketmq_py.consumer.rebalance import RebalanceImpl
+from rocketmq_py.consumer.send_back import SendMessageBack
+from rocketmq_py.consumer.stats import ConsumerCounters
+from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
+from rocketmq_py.model.listener import ConsumeConcurrently
+from rocketmq_py.model.message import MessageExt
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
+from rocketmq_py.model.subscription import build_subscription_data
+from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.testing import FakeBroker, InlineExecutor, ManualRuntime
+
+GROUP = "group"
+RETRY_TOPIC = "%RETRY%group"
+TOPIC = "topic"
+ME = "127.0.0.1@test"
+OTHER = "127.0.0.1@zzz"
+"""Another member; sorts behind ``ME``."""
+
+SUCCESS = ConsumeConcurrentlyStatus.CONSUME_SUCCESS
+LATER = ConsumeConcurrentlyStatus.RECONSUME_LATER
+
+
+def mq(queue_id: int = 0, topic: str = TOPIC) -> MessageQueue:
+    return MessageQueue(topic, "broker-a", queue_id)
+
+
+def message(offset: int, size: int = 1, **fields: Any) -> MessageExt:
+    fields.setdefault("topic", TOPIC)
+    fields.setdefault("body", b"x" * size)
+    return MessageExt(queue_offset=offset, broker_name="broker-a", **fields)
+
+
+def messages(*offsets: int, size: int = 1) -> list[MessageExt]:
+    return [message(offset, size) for offset in offsets]
+
+
+def offsets(msgs: Messages) -> list[int]:
+    return [msg.queue_offset for msg in msgs]
+
+
+def succeed(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+    return SUCCESS
+
+
+class Dispatch:
+    """A pull dispatch that only notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[int, Callable[[], None]]] = []
+
+    def execute_later(self, delay_ms: int, job: Callable[[], None]) -> None:
+        self.jobs.append((delay_ms, job))
+
+    @property
+    def delays(self) -> list[int]:
+        return [delay_ms for delay_ms, _ in self.jobs]
+
+    def run_next(self) -> None:
+        _, job = self.jobs.pop(0)
+        job()
+
+
+class Core:
+    """A consumer as ``push_consumer`` builds it, on a virtual clock and a broker in memory.
+
+    Alone in its group and subscribed to ``TOPIC`` unless told otherwise. Nothing runs until the test rebalances.
+    """
+
+    def __init__(
+        self,
+        listener: ConsumeConcurrently = succeed,
+        *,
+        broker: FakeBroker | None = None,
+        strategy: AllocateMessageQueueStrategy | None = None,
+        hooks: list[ConsumeMessageHook] | None = None,
+        queues: int = 1,
+        expression: str = "*",
+        **settings: Any,
+    ) -> None:
+        settings.setdefault("consume_from_where", ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET)
+        logger = logging.getLogger(__name__)
+        self.config = ConsumerConfig(**settings)
+        self.runtime = ManualRuntime()
+        self.clock = self.runtime.manual_clock
+        self.broker = broker or FakeBroker(ME)
+        self.broker.members[GROUP] = [ME]
+        self.counters = ConsumerCounters()
+        self.hooks = hooks or []
+        self.store = RemoteBrokerOffsetStore(GROUP, self.broker, RateLimitedLog(self.runtime.clock, logger))
+        self.rebalance = RebalanceImpl(
+            group=GROUP,
+            config=self.config,
+            strategy=strategy or AllocateMessageQueueAveragely(),
+            runtime=self.runtime,
+            broker=self.broker,
+            client=self.broker,
+            offset_store=self.store,
+            dispatch=lambda request, delay_ms: self.puller.execute_pull_request_later(request, delay_ms),  # noqa: PLW0108 - made below
+        )
+        self.service = ConsumeMessageConcurrentlyService(
+            group=GROUP,
+            config=self.config,
+            listener=listener,
+            runtime=self.runtime,
+            offset_store=self.store,
+            send_back=SendMessageBack(
+                GROUP,
+                self.config.effective_max_reconsume_times(),
+                self.broker,
+                RateLimitedLog(self.runtime.clock, logger),
+            ),
+            hooks=self.hooks,
+            counters=self.counters,
+            windows=self.rebalance.windows,
+        )
+        self.pulls = PullMessageService(self.runtime)
+        self.puller = MessagePuller(
+            group=GROUP,
+            config=self.config,
+            runtime=self.runtime,
+            broker=self.broker,
+            client=self.broker,
+            dispatch=self.pulls,
+            offset_store=self.store,
+            counters=self.counters,
+            subscription=self.rebalance.subscription,
+            consume=self.service.submit_consume_request,
+            offset_illegal=self.reset_to,
+        )
+        self.rebalance.subscribe(build_subscription_data(TOPIC, expression, self.clock.wall_ms()))
+        self.rebalance.update_topic_subscribe_info(TOPIC, [mq(number) for number in range(queues)])
+        self.puller.running = True
+
+    def reset_to(self, request: PullRequest) -> None:
+        """What a consumer does about an illegal offset, as ``push_consumer`` has it."""
+        self.store.update_and_freeze_offset(request.mq, request.next_offset)
+        self.store.persist(request.mq)
+        self.rebalance.remove_process_queue(request.mq)
+        self.broker.rebalance_immediately()
+
+    @property
+    def pool(self) -> InlineExecutor[object]:
+        """The consume threads."""
+        (pool,) = self.runtime.pools.values()
+        return pool
+
+    @property
+    def windows(self) -> dict[MessageQueue, ProcessQueue]:
+        return dict(self.rebalance.windows())
+
+    def begin(self) -> None:
+        """Rebalance, and begin the first pulls."""
+        self.rebalance.do_rebalance()
+        self.runtime.advance(500)
+
+    def committed(self, queue: MessageQueue) -> int | None:
+        """What the broker has after a commit."""
+        self.store.persist_all(list(self.windows))
+        return self.broker.offsets.get((GROUP, queue))

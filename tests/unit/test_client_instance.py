@@ -1,0 +1,156 @@
+"""What clients of one process share, as far as it needs no server. Nothing listens at the address given here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from rocketmq_py.client_instance import ClientRegistry, MQClientInstance, build_client_id
+from rocketmq_py.errors import ConfigError
+from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.remoting.bodies import ConsumerData
+from rocketmq_py.runtime import Lock, ThreadRuntime
+from rocketmq_py.testing import ManualClock
+
+NOWHERE = "127.0.0.1:1"
+
+
+class Consumer:
+    """The least that a client asks of a consumer."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+
+    def heartbeat(self) -> ConsumerData:
+        return ConsumerData(group=self.group, consume_from_where="CONSUME_FROM_LAST_OFFSET", subscriptions=[])
+
+    def topics(self) -> Sequence[str]:
+        return []
+
+    def update_topic_subscribe_info(self, topic: str, queues: Sequence[MessageQueue]) -> bool:
+        return False
+
+    def is_subscribe_topic_need_update(self, topic: str) -> bool:
+        return False
+
+    def do_rebalance(self) -> bool:
+        return True
+
+    def persist_consumer_offset(self) -> None: ...
+
+
+@pytest.fixture
+def registry() -> ClientRegistry:
+    return ClientRegistry(ThreadRuntime())
+
+
+@pytest.fixture
+def client(registry: ClientRegistry) -> Iterator[MQClientInstance]:
+    client = registry.acquire(ClientConfig(namesrv_addr=NOWHERE, client_ip="10.0.0.1", instance_name="unit"))
+    yield client
+    registry.release(client)
+
+
+@pytest.mark.behaviour("CI-01")
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (ClientConfig(client_ip="10.0.0.1", instance_name="mine"), "10.0.0.1@mine"),
+        (ClientConfig(client_ip="10.0.0.1", instance_name="mine", unit_name="unit"), "10.0.0.1@mine@unit"),
+    ],
+)
+def test_a_client_id_is_address_instance_and_unit(config: ClientConfig, expected: str) -> None:
+    assert build_client_id(config, ManualClock()) == expected
+
+
+@pytest.mark.behaviour("CI-01")
+def test_two_clients_with_the_default_instance_never_share_an_id() -> None:
+    clock = ManualClock()
+    ids = {build_client_id(ClientConfig(), clock) for _ in range(2_000)}
+    assert len(ids) == 2_000
+    assert not any("DEFAULT" in client_id for client_id in ids)
+
+
+@pytest.mark.behaviour("CI-02")
+def test_the_same_id_is_the_same_client_until_the_last_user_gives_it_back(registry: ClientRegistry) -> None:
+    config = ClientConfig(namesrv_addr=NOWHERE, instance_name="shared")
+    first = registry.acquire(config)
+    assert registry.acquire(config) is first
+    registry.release(first)
+    again = registry.acquire(config)
+    assert again is first
+    registry.release(first)
+    registry.release(first)
+    other = registry.acquire(config)
+    assert other is not first
+    registry.release(other)
+
+
+@pytest.mark.behaviour("CI-02")
+def test_a_client_of_other_name_servers_is_refused_and_the_first_one_stays(
+    registry: ClientRegistry, client: MQClientInstance
+) -> None:
+    other = ClientConfig(namesrv_addr="127.0.0.1:2", client_ip="10.0.0.1", instance_name="unit")
+    with pytest.raises(ConfigError, match=r"give the one for .* another instance_name"):
+        registry.acquire(other)
+    other.namesrv_addr = NOWHERE
+    assert registry.acquire(other) is client
+    registry.release(client)
+
+
+@pytest.mark.behaviour("CI-03")
+def test_a_group_has_one_consumer_in_a_client_and_only_that_one_can_be_removed(client: MQClientInstance) -> None:
+    first, second = Consumer("group"), Consumer("group")
+    assert client.register_consumer(first) is True
+    assert client.register_consumer(second) is False
+    client.unregister_consumer(second)
+    assert client.register_consumer(second) is False
+    client.unregister_consumer(first)
+    assert client.register_consumer(second) is True
+
+
+@pytest.mark.behaviour("CI-03")
+def test_a_group_has_one_producer_in_a_client(client: MQClientInstance) -> None:
+    assert client.register_producer("group") is True
+    assert client.register_producer("group") is False
+    client.unregister_producer("group")
+    client.unregister_producer("group")
+    assert client.register_producer("group") is True
+
+
+@pytest.mark.behaviour("CI-04")
+def test_without_brokers_no_heartbeat_is_heard(client: MQClientInstance) -> None:
+    assert client.send_heartbeat_to_all_brokers() is False
+    client.register_consumer(Consumer("group"))
+    assert client.send_heartbeat_to_all_brokers() is False
+
+
+class _AlwaysBusy:
+    """A lock that somebody else holds for longer than anybody waits."""
+
+    def acquire(self, timeout_ms: int) -> bool:
+        return False
+
+    def release(self) -> None:
+        raise RuntimeError("release unlocked lock")
+
+
+class _BusyRuntime(ThreadRuntime):
+    def lock(self) -> Lock:
+        return _AlwaysBusy()
+
+
+@pytest.mark.behaviour("CI-04")
+def test_a_heartbeat_that_waited_in_vain_for_another_does_not_give_its_lock_back() -> None:
+    client = MQClientInstance("10.0.0.1@unit", ClientConfig(namesrv_addr=NOWHERE), _BusyRuntime())
+    try:
+        assert client.send_heartbeat_to_all_brokers() is False
+    finally:
+        client.shutdown()
+
+
+@pytest.mark.behaviour("CI-05")
+def test_nobody_can_tell_the_members_of_a_group_without_a_name_server(client: MQClientInstance) -> None:
+    assert client.find_consumer_id_list("topic", "group") is None

@@ -1,0 +1,91 @@
+"""What the documentation says about the code must hold: examples run, pictures fit, links lead somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.make_diagrams import PARTS, pages, up_to_date
+from rocketmq_py.model.config import ClientConfig, ConsumerConfig, ProducerConfig
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*pages(), ROOT / "README.md"]
+
+_RUNNABLE = re.compile(r"^```python\n(# runnable\n.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[(?P<text>[^\]\[]*)\]\((?P<target>[^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+_SETTING = re.compile(r"^\| `(?P<name>[a-z_]+)` \| (?P<default>[^|]+) \|", re.MULTILINE)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _examples() -> list[tuple[str, str]]:
+    return [
+        (f"{_name(path)}:{text.count(chr(10), 0, match.start()) + 2}", match[1])
+        for path in PAGES
+        for text in [_text(path)]
+        for match in _RUNNABLE.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize(("place", "code"), [pytest.param(place, code, id=place) for place, code in _examples()])
+def test_examples_marked_runnable_run(place: str, code: str) -> None:
+    exec(compile(code, place, "exec"), {"__name__": "__main__"})
+
+
+def test_there_are_runnable_examples() -> None:
+    assert len(_examples()) >= 3
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_generated_parts_are_up_to_date(path: Path) -> None:
+    page = _text(path)
+    assert up_to_date(page) == page, "run: python -m docs.make_diagrams"
+
+
+def test_every_generated_part_stands_in_a_page() -> None:
+    everything = "".join(map(_text, PAGES))
+    assert [name for name in PARTS if f"<!-- generated: {name} -->" not in everything] == []
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    headings = _HEADING.findall(_FENCED.sub("", _text(path)))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_links_lead_to_files_headings_and_tests_that_exist(path: Path) -> None:
+    broken = []
+    for match in _LINK.finditer(_FENCED.sub("", _text(path))):
+        address, _, anchor = match["target"].partition("#")
+        if address.startswith(("http:", "https:")):
+            continue
+        target = (path.parent / address).resolve() if address else path
+        named = re.fullmatch(r"`(test_\w+)`", match["text"])
+        if (
+            not target.exists()
+            or (anchor and anchor not in _anchors(target))
+            or (named and f"def {named[1]}(" not in _text(target))
+        ):
+            broken.append(match[0])
+    assert broken == []
+
+
+@pytest.mark.parametrize("config", [ClientConfig, ConsumerConfig, ProducerConfig])
+def test_the_table_of_settings_names_every_setting_with_its_default(config: type) -> None:
+    told = {match["name"]: match["default"].strip() for match in _SETTING.finditer(_text(ROOT / "docs" / "README.md"))}
+    for field in dataclasses.fields(config):
+        assert field.name in told
+        if isinstance(field.default, int) and not isinstance(field.default, bool):
+            assert told[field.name].replace(",", "") == str(field.default), field.name
