@@ -1,0 +1,52 @@
+"""A RocketMQ push consumer whose core follows the Java client's, class by class.
+
+Importing starts nothing, opens nothing and configures no logging; loggers are named after the modules.
+"""
+
+import logging
+
+from rocketmq_py.errors import (
+    BrokerError,
+    ClientError,
+    ConfigError,
+    ConnectError,
+    IllegalStateError,
+    MissingExtraError,
+    ProtocolError,
+    RequestTimeoutError,
+    RocketMQError,
+    TransportError,
+)
+from rocketmq_py.model.config import ConsumeFromWhere
+from rocketmq_py.model.listener import MessageListenerConcurrently
+from rocketmq_py.model.message import Message, MessageExt
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, SendResult, SendStatus
+from rocketmq_py.producer import DefaultMQProducer
+from rocketmq_py.push_consumer import DefaultMQPushConsumer
+
+__all__ = [
+    "BrokerError",
+    "ClientError",
+    "ConfigError",
+    "ConnectError",
+    "ConsumeConcurrentlyContext",
+    "ConsumeConcurrentlyStatus",
+    "ConsumeFromWhere",
+    "DefaultMQProducer",
+    "DefaultMQPushConsumer",
+    "IllegalStateError",
+    "Message",
+    "MessageExt",
+    "MessageListenerConcurrently",
+    "MessageQueue",
+    "MissingExtraError",
+    "ProtocolError",
+    "RequestTimeoutError",
+    "RocketMQError",
+    "SendResult",
+    "SendStatus",
+    "TransportError",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

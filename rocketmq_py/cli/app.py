@@ -1,0 +1,113 @@
+"""Commands and their options. Exit codes: 0 done, 1 not all messages came or were sent, 2 wrong use."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import datetime
+from typing import Annotated, Optional
+
+import typer
+
+from rocketmq_py.cli import consume as consuming
+from rocketmq_py.cli import send as sending
+from rocketmq_py.errors import RocketMQError
+from rocketmq_py.model.config import CONSUME_TIMESTAMP_FORMAT, ConsumeFromWhere
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+NameServers = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it at run time
+    typer.Option(
+        "--namesrv",
+        envvar="NAMESRV_ADDR",
+        help="Name servers or a proxy's remoting port, host:port, several separated by ';'.",
+    ),
+]
+
+
+@app.callback()
+def common(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False) -> None:
+    """RocketMQ from the command line."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+@app.command()
+def send(
+    topic: Annotated[str, typer.Option(help="Topic to send to.")],
+    source: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="'-' sends one message per line of standard input.", show_default=False),
+    ] = None,
+    namesrv: NameServers = None,
+    count: Annotated[int, typer.Option(min=1, help="Messages to send, of generated text.")] = 1,
+    size: Annotated[int, typer.Option(min=1, help="Bytes of each generated body.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Messages per request.")] = 1,
+    tags: Annotated[Optional[str], typer.Option(help="Tag of every message.")] = None,  # noqa: UP045
+    keys: Annotated[Optional[str], typer.Option(help="Business key of every message.")] = None,  # noqa: UP045
+) -> None:
+    """Send messages."""
+    if source not in (None, "-"):
+        raise typer.BadParameter("the only source is '-', standard input", param_hint="SOURCE")
+    bodies = sending.lines(sys.stdin.buffer) if source == "-" else sending.generated(count, size)
+    with _errors_as_messages():
+        sent = sending.send(namesrv, topic, bodies, batch=batch, tags=tags, keys=keys)
+    typer.echo(f"sent {sent} messages to {topic}")
+
+
+@app.command()
+def consume(
+    topic: Annotated[str, typer.Option(help="Topic to consume.")],
+    group: Annotated[str, typer.Option(help="Consumer group.")],
+    namesrv: NameServers = None,
+    tags: Annotated[str, typer.Option(help="Tag expression, 'TagA || TagB'.")] = "*",
+    start: Annotated[
+        str,
+        typer.Option("--from", help="Where a new group starts: first, last, or a moment, 2026-01-31T12:00:00."),
+    ] = "last",
+    count: Annotated[Optional[int], typer.Option(min=1, help="End after so many messages.")] = None,  # noqa: UP045
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="End after so many seconds, counted from the start.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per message.")] = False,
+) -> None:
+    """Consume messages and print them, until --count came, --timeout is over, or Ctrl-C."""
+    where, moment = _consume_from(start)
+    with _errors_as_messages():
+        complete = consuming.consume(
+            namesrv,
+            topic,
+            group,
+            tags=tags,
+            where=where,
+            moment=moment,
+            count=count,
+            timeout_s=timeout,
+            as_json=as_json,
+        )
+    raise typer.Exit(0 if complete else 1)
+
+
+def _consume_from(text: str) -> tuple[ConsumeFromWhere, str | None]:
+    if text == "first":
+        return ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET, None
+    if text == "last":
+        return ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET, None
+    try:
+        moment = datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise typer.BadParameter("'first', 'last' or a moment like 2026-01-31T12:00:00", param_hint="--from") from None
+    return ConsumeFromWhere.CONSUME_FROM_TIMESTAMP, moment.strftime(CONSUME_TIMESTAMP_FORMAT)
+
+
+class _errors_as_messages:  # noqa: N801 - reads as a statement
+    """One line instead of a traceback for everything that the user can mend."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, RocketMQError):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error

@@ -1,0 +1,118 @@
+"""``rocketmq-py consume``."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rocketmq_py.model.config import ConsumeFromWhere
+from rocketmq_py.model.listener import MessageListenerConcurrently
+from rocketmq_py.model.message import MessageExt
+from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
+from rocketmq_py.push_consumer import DefaultMQPushConsumer
+
+
+def consume(
+    namesrv: str | None,
+    topic: str,
+    group: str,
+    *,
+    tags: str,
+    where: ConsumeFromWhere,
+    moment: str | None,
+    count: int | None,
+    timeout_s: float | None,
+    as_json: bool,
+) -> bool:
+    """Print messages until ``count`` came, the time is over, or a signal asks for the end.
+
+    Returns:
+        False when the time was over before ``count`` came.
+    """
+    done = threading.Event()
+    printer = _Printer(count, as_json, done.set)
+    consumer = DefaultMQPushConsumer(group, namesrv_addr=namesrv, consume_from_where=where)
+    if moment is not None:
+        consumer.consume_timestamp = moment
+    consumer.subscribe(topic, tags)
+    consumer.register_message_listener(printer)
+    with _ended_by_signals(done.set), consumer:
+        in_time = done.wait(timeout_s)
+    return in_time or count is None
+
+
+class _Printer(MessageListenerConcurrently):
+    """Writes each message before it is acknowledged. With a count, what comes beyond it is left to others."""
+
+    def __init__(self, count: int | None, as_json: bool, end: Callable[[], None]) -> None:
+        self._left = count
+        self._as_json = as_json
+        self._end = end
+        self._lock = threading.Lock()
+
+    def consume_message(self, msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        """Print one batch, unbroken by others."""
+        with self._lock:
+            for index, msg in enumerate(msgs):
+                if self._left == 0:
+                    # Not acknowledged: it goes back to the retry topic and reaches whoever consumes next.
+                    context.ack_index = index - 1
+                    break
+                self._write(self._line(msg) + "\n")
+                if self._left is not None:
+                    self._left -= 1
+                    if self._left == 0:
+                        self._end()
+        return ConsumeConcurrentlyStatus.CONSUME_SUCCESS
+
+    def _write(self, line: str) -> None:
+        try:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read has gone (`| head`): end, and let the interpreter flush into nothing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._end()
+            raise
+
+    def _line(self, msg: MessageExt) -> str:
+        if self._as_json:
+            return json.dumps(as_dict(msg), ensure_ascii=False)
+        text = msg.body.decode(errors="replace")
+        return f"{msg.topic} {msg.broker_name}/{msg.queue_id} @{msg.queue_offset} {msg.msg_id} {text}"
+
+
+def as_dict(msg: MessageExt) -> dict[str, object]:
+    """What ``--json`` tells of a message; ``body`` is text when it is UTF-8, else there is ``body_base64``."""
+    told: dict[str, object] = {
+        "topic": msg.topic,
+        "queue_id": msg.queue_id,
+        "queue_offset": msg.queue_offset,
+        "msg_id": msg.msg_id,
+        "keys": msg.keys,
+        "tags": msg.tags,
+        "reconsume_times": msg.reconsume_times,
+        "born_timestamp": msg.born_timestamp,
+    }
+    try:
+        told["body"] = msg.body.decode()
+    except UnicodeDecodeError:
+        told["body_base64"] = base64.b64encode(msg.body).decode()
+    return told
+
+
+@contextmanager
+def _ended_by_signals(end: Callable[[], None]) -> Iterator[None]:
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: end()) for number in handled]
+    try:
+        yield
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)

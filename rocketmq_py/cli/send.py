@@ -1,0 +1,36 @@
+"""``rocketmq-py send``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import BinaryIO
+
+from rocketmq_py.model.message import Message
+from rocketmq_py.producer import DefaultMQProducer
+
+PRODUCER_GROUP = "rocketmq_py_send"
+
+
+def lines(source: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends; empty ones are left out, because a message cannot be empty."""
+    return (body for line in source if (body := line.rstrip(b"\r\n")))
+
+
+def generated(count: int, size: int) -> Iterator[bytes]:
+    """``count`` bodies of ``size`` bytes that tell their number."""
+    for number in range(count):
+        yield f"message {number} ".encode().ljust(size, b".")[:size]
+
+
+def send(
+    namesrv: str | None, topic: str, bodies: Iterable[bytes], *, batch: int, tags: str | None, keys: str | None
+) -> int:
+    """Send every body; returns how many."""
+    messages = (Message(topic, body, tags=tags, keys=keys) for body in bodies)
+    sent = 0
+    with DefaultMQProducer(PRODUCER_GROUP, namesrv_addr=namesrv) as producer:
+        while some := list(islice(messages, batch)):
+            producer.send(some if len(some) > 1 else some[0])
+            sent += len(some)
+    return sent

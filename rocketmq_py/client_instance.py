@@ -1,0 +1,418 @@
+"""What the consumers and producers of one client id share: connections, routes, heartbeats, timers, pull and rebalance.
+
+Source: MQClientInstance, MQClientManager.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from rocketmq_py.clock import Clock
+from rocketmq_py.consumer.pull_message_service import PullMessageService
+from rocketmq_py.consumer.rebalance_service import RebalanceService
+from rocketmq_py.errors import BrokerError, ConfigError, ProtocolError, RocketMQError, TransportError
+from rocketmq_py.model.codes import RequestCode, ResponseCode
+from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.route import TopicRouteData
+from rocketmq_py.model.unique_id import local_ip
+from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.remoting import bodies
+from rocketmq_py.remoting.broker_api import BrokerApi
+from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.message_sender import MessageSender
+from rocketmq_py.remoting.remoting_client import RemotingClient
+from rocketmq_py.remoting.route_table import RouteTable
+from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
+
+FIRST_ROUTE_REFRESH_MS = 10
+FIRST_HEARTBEAT_MS = 1_000
+FIRST_PERSIST_MS = 10_000
+HEARTBEAT_LOCK_MS = 10_000
+"""How long a heartbeat waits for the one before it, which may wait for a broker that is gone."""
+HEARTBEAT_SOON_MS = 1_000
+"""A heartbeat asked for out of turn comes at most once in this time."""
+MISSING_ROUTE_RETRIES_MS = (0, 1_000, 5_000)
+"""After a heartbeat the broker makes the retry topic: its route is looked for then, not 30 s later as in Java."""
+
+_log = logging.getLogger(__name__)
+
+
+class ConsumerInner(Protocol):
+    """What the client needs of a consumer. Source: MQConsumerInner."""
+
+    @property
+    def group(self) -> str:
+        """Name of the group."""
+        ...
+
+    def heartbeat(self) -> bodies.ConsumerData:
+        """What brokers are told about it."""
+        ...
+
+    def topics(self) -> Collection[str]:
+        """Topics whose routes it needs."""
+        ...
+
+    def update_topic_subscribe_info(self, topic: str, queues: Sequence[MessageQueue]) -> bool:
+        """Take the readable queues of a topic; True when they changed."""
+        ...
+
+    def is_subscribe_topic_need_update(self, topic: str) -> bool:
+        """Whether it waits for the queues of this topic."""
+        ...
+
+    def do_rebalance(self) -> bool:
+        """Rebalance; False: try again soon."""
+        ...
+
+    def persist_consumer_offset(self) -> None:
+        """Commit offsets."""
+        ...
+
+
+class MQClientInstance:
+    """Made and ended through ``ClientRegistry``. Satisfies ``consumer.ports.Group``; its ``broker`` does ``Broker``.
+
+    Lock: ``_lock`` guards the registrations; ``_heartbeat_lock`` is held while heartbeats are sent, so that one asked
+    for after a change tells of the change.
+    """
+
+    def __init__(self, client_id: str, config: ClientConfig, runtime: Runtime) -> None:
+        self._client_id = client_id
+        self._name_servers = config.name_servers()
+        self._name_server_in_use = 0
+        self._runtime = runtime
+        self._warnings = RateLimitedLog(runtime.clock, _log)
+        self._lock = Mutex()
+        self._consumers: dict[str, ConsumerInner] = {}
+        self._producers: dict[str, set[str]] = {}  # group -> topics it has sent to
+        self._heartbeat_lock = runtime.lock()
+        self._heartbeat_soon = False
+        self.routes = RouteTable()
+        self._remoting = RemotingClient(runtime, self._on_server_request)
+        self.sender = MessageSender(self._remoting, self.routes, runtime.clock, self.update_topic_route)
+        self.broker = BrokerApi(
+            self._remoting, self.routes, self.sender, runtime.clock, self.update_topic_route,
+            config.mq_client_api_timeout,
+        )  # fmt: skip
+        self.pulls = PullMessageService(runtime)
+        self._rebalance_service = RebalanceService(runtime, self._do_rebalance)
+        self._timers = runtime.scheduler("MQClientFactoryScheduledThread")
+        self._timers.schedule_at_fixed_rate(
+            FIRST_ROUTE_REFRESH_MS, config.poll_name_server_interval, self._refresh_routes
+        )
+        self._timers.schedule_at_fixed_rate(FIRST_HEARTBEAT_MS, config.heartbeat_broker_interval, self._send_heartbeat)
+
+        self._timers.schedule_at_fixed_rate(
+            FIRST_PERSIST_MS, config.persist_consumer_offset_interval, self._persist_offsets
+        )
+
+    @property
+    def client_id(self) -> str:
+        """``ip@instance``, and ``@unit`` if there is one."""
+        return self._client_id
+
+    @property
+    def name_servers(self) -> list[str]:
+        """Addresses as configured."""
+        return self._name_servers
+
+    # Registrations.
+
+    def register_consumer(self, consumer: ConsumerInner) -> bool:
+        """Add a consumer; False when its group is in this client already."""
+        with self._lock:
+            if consumer.group in self._consumers:
+                return False
+            self._consumers[consumer.group] = consumer
+            return True
+
+    def unregister_consumer(self, consumer: ConsumerInner) -> None:
+        """Remove a consumer, if it is registered, and tell the brokers."""
+        with self._lock:
+            if self._consumers.get(consumer.group) is not consumer:
+                return
+            del self._consumers[consumer.group]
+        self._unregister("", consumer.group)
+
+    def register_producer(self, group: str) -> bool:
+        """Add a producer; False when its group is in this client already."""
+        with self._lock:
+            if group in self._producers:
+                return False
+            self._producers[group] = set()
+            return True
+
+    def unregister_producer(self, group: str) -> None:
+        """Remove a producer and tell the brokers."""
+        with self._lock:
+            known = self._producers.pop(group, None)
+        if known is not None:
+            self._unregister(group, "")
+
+    def _unregister(self, producer_group: str, consumer_group: str) -> None:
+        # Behind a heartbeat that is under way and still tells of the group: it would bring the member back.
+        if self._heartbeat_lock.acquire(HEARTBEAT_LOCK_MS):
+            self._heartbeat_lock.release()
+        for address in self.routes.broker_addresses(masters_only=False):
+            if self._remoting.connection(address) is None:
+                continue  # whoever is not connected has forgotten this client already
+            try:
+                self.broker.unregister_client(address, self._client_id, producer_group, consumer_group)
+            except RocketMQError as error:
+                _log.warning("telling %s that this client leaves failed: %s", address, error)
+
+    # Routes.
+
+    def update_topic_route(self, topic: str) -> bool:
+        """Ask the name servers for a topic's route; False when they know none.
+
+        Raises:
+            TransportError: no name server could be reached.
+            RocketMQError: one answered with an error or nonsense.
+
+        Source: MQClientInstance.updateTopicRouteInfoFromNameServer.
+        """
+        try:
+            address, route = self._ask_name_servers(topic)
+        except BrokerError as error:
+            if error.code == ResponseCode.TOPIC_NOT_EXIST:
+                return False
+            raise
+        self._note_proxy(address, route)
+        if self.routes.update(topic, route):
+            _log.info("route of topic %s: %s", topic, route)
+        queues = self.routes.subscribe_queues(topic)
+        with self._lock:
+            consumers = list(self._consumers.values())
+        if any([consumer.update_topic_subscribe_info(topic, queues) for consumer in consumers]):
+            self.rebalance_immediately()  # Java waits for the next turn (deviations)
+        return True
+
+    def _ask_name_servers(self, topic: str) -> tuple[str, TopicRouteData]:
+        first = self._name_server_in_use
+        error: RocketMQError | None = None
+        for step in range(len(self._name_servers)):
+            number = (first + step) % len(self._name_servers)
+            try:
+                route = self.broker.topic_route(self._name_servers[number], topic)
+            except (TransportError, ProtocolError) as failure:
+                error = failure
+                continue
+            self._name_server_in_use = number
+            return self._name_servers[number], route
+        raise TransportError(
+            f"no name server can be reached ({'; '.join(self._name_servers)}): {error}; "
+            "check namesrv_addr and that it runs"
+        ) from error
+
+    def _note_proxy(self, answered: str, route: TopicRouteData) -> None:
+        connection = self._remoting.connection(answered)
+        own = {answered, connection.peer if connection else answered}
+        addresses = {address for broker in route.broker_datas for address in broker.broker_addrs.values()}
+        if addresses and addresses <= own:
+            for address in addresses:
+                self.routes.note_proxy(address)
+
+    def note_published_topic(self, group: str, topic: str) -> None:
+        """Keep the route of a topic fresh to which a producer sends."""
+        with self._lock:
+            topics = self._producers.get(group)
+            if topics is not None:
+                topics.add(topic)
+
+    def _refresh_routes(self) -> None:
+        with self._lock:
+            topics = {topic for consumer in self._consumers.values() for topic in consumer.topics()}
+            topics.update(*self._producers.values())
+        for topic in sorted(topics):
+            try:
+                self.update_topic_route(topic)
+            except RocketMQError as error:
+                self._warnings.warning(("refresh route", topic), "cannot refresh the route of %s: %s", topic, error)
+                if isinstance(error, TransportError):
+                    return  # no name server at all: the other topics would only wait as long
+
+    def _look_for_missing_routes(self, retries_ms: Sequence[int] = MISSING_ROUTE_RETRIES_MS) -> None:
+        """Ask for the routes of topics that a consumer waits for; again a few times, until the next turn comes."""
+        with self._lock:
+            missing = {
+                topic
+                for consumer in self._consumers.values()
+                for topic in consumer.topics()
+                if consumer.is_subscribe_topic_need_update(topic)
+            }
+        if missing and retries_ms:
+            self._timers.schedule(retries_ms[0], lambda: self._look_again(missing, retries_ms[1:]))
+
+    def _look_again(self, topics: Collection[str], retries_ms: Sequence[int]) -> None:
+        for topic in topics:
+            try:
+                self.update_topic_route(topic)
+            except RocketMQError as error:
+                _log.debug("the route of %s is still missing: %s", topic, error)
+        self._look_for_missing_routes(retries_ms)
+
+    # Heartbeats and members.
+
+    def send_heartbeat_to_all_brokers(self) -> bool:
+        """Tell every broker of every route what this client is; True when at least one heard it.
+
+        Source: MQClientInstance.sendHeartbeatToAllBrokerWithLock.
+        """
+        if not self._heartbeat_lock.acquire(HEARTBEAT_LOCK_MS):
+            return False
+        try:
+            return self._send_heartbeats()
+        finally:
+            self._heartbeat_lock.release()
+            self._look_for_missing_routes()
+
+    def _send_heartbeat(self) -> None:
+        self.send_heartbeat_to_all_brokers()
+
+    def _send_heartbeats(self) -> bool:
+        with self._lock:
+            consumers = list(self._consumers.values())
+            producers = list(self._producers)
+        if not consumers and not producers:
+            return False
+        body = bodies.encode_heartbeat(self._client_id, producers, [consumer.heartbeat() for consumer in consumers])
+        heard = False
+        for address in self.routes.broker_addresses(masters_only=not consumers):
+            try:
+                self.broker.heartbeat(address, body)
+                heard = True
+            except RocketMQError as error:
+                self._warnings.warning(("heartbeat", address), "heartbeat to %s failed: %s", address, error)
+        return heard
+
+    def send_heartbeat_soon(self) -> None:
+        """See ``consumer.ports.Group.send_heartbeat_soon``."""
+        with self._lock:
+            if self._heartbeat_soon:
+                return
+            self._heartbeat_soon = True
+
+        def send() -> None:
+            with self._lock:
+                self._heartbeat_soon = False
+            self.send_heartbeat_to_all_brokers()
+
+        self._timers.schedule(HEARTBEAT_SOON_MS, send)
+
+    def find_consumer_id_list(self, topic: str, group: str) -> list[str] | None:
+        """See ``consumer.ports.Group.find_consumer_id_list``. Source: MQClientInstance.findConsumerIdList."""
+        try:
+            address = self.routes.random_broker_of(topic)
+            if address is None:
+                self.update_topic_route(topic)
+                address = self.routes.random_broker_of(topic)
+            return None if address is None else self.broker.consumer_id_list(address, group)
+        except RocketMQError as error:
+            self._warnings.warning(("members", group), "cannot ask for the members of group %s: %s", group, error)
+            return None
+
+    def _persist_offsets(self) -> None:
+        with self._lock:
+            consumers = list(self._consumers.values())
+        for consumer in consumers:
+            consumer.persist_consumer_offset()
+
+    # Rebalance.
+
+    def rebalance_immediately(self) -> None:
+        """See ``consumer.ports.Group.rebalance_immediately``."""
+        self._rebalance_service.wakeup()
+
+    def rebalance_later(self, delay_ms: int) -> None:
+        """See ``consumer.ports.Group.rebalance_later``."""
+        self._timers.schedule(delay_ms, self.rebalance_immediately)
+
+    def _do_rebalance(self) -> bool:
+        with self._lock:
+            consumers = list(self._consumers.values())
+        return all([consumer.do_rebalance() for consumer in consumers])
+
+    def _on_server_request(self, address: str, request: RemotingCommand) -> bool:
+        """On the I/O thread. Source: ClientRemotingProcessor."""
+        if request.code != RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
+            return False
+        _log.info("%s: the members of group %s changed", address, request.ext_fields.get("consumerGroup"))
+        self.rebalance_immediately()
+        return True
+
+    # End.
+
+    def shutdown(self) -> None:
+        """End all threads and connections; blocks for a few seconds at most."""
+        self.pulls.shutdown()
+        self._timers.shutdown()
+        self._rebalance_service.shutdown()
+        self._remoting.shutdown()
+
+
+class ClientRegistry:
+    """The clients of one process by client id. Source: MQClientManager.
+
+    Lock: ``_lock`` guards the table; clients are made under it, so that no id has two, but ended outside.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._lock = Mutex()
+        self._clients: dict[str, tuple[MQClientInstance, int]] = {}  # with the number of users
+
+    def acquire(self, config: ClientConfig) -> MQClientInstance:
+        """The client of the configuration's id, made if need be; give it back with ``release``.
+
+        Raises:
+            ConfigError: there are no name servers, or the client of this id exists and uses others.
+        """
+        client_id = build_client_id(config, self._runtime.clock)
+        name_servers = config.name_servers()
+        with self._lock:
+            known = self._clients.get(client_id)
+            client, users = known or (MQClientInstance(client_id, config, self._runtime), 0)
+            if client.name_servers != name_servers:
+                raise ConfigError(
+                    f"the client {client_id} of this process uses the name servers {client.name_servers}: "
+                    f"give the one for {name_servers} another instance_name"
+                )
+            self._clients[client_id] = (client, users + 1)
+            return client
+
+    def release(self, client: MQClientInstance) -> None:
+        """Give a client back; the last user ends it, which takes a few seconds at most."""
+        with self._lock:
+            known, users = self._clients[client.client_id]
+            if users > 1:
+                self._clients[client.client_id] = (known, users - 1)
+                return
+            del self._clients[client.client_id]
+        client.shutdown()
+
+
+def build_client_id(config: ClientConfig, clock: Clock) -> str:
+    """``ip@instance[@unit]``; an instance named DEFAULT becomes ``pid#ms-and-count``: no two members share an id.
+
+    Source: ClientConfig.buildMQClientId, changeInstanceNameToPID.
+    """
+    instance = config.instance_name
+    if instance == "DEFAULT":
+        instance = f"{os.getpid()}#{clock.wall_ms()}{next(_instances):03d}"
+    parts = [config.client_ip or local_ip(), instance]
+    if config.unit_name:
+        parts.append(config.unit_name)
+    return "@".join(parts)
+
+
+_instances = itertools.count()
+
+process_clients = ClientRegistry(ThreadRuntime())
+"""The clients of this process. Making it starts nothing."""

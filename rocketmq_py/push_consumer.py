@@ -1,0 +1,423 @@
+"""The push consumer: builds its parts, starts and ends them in order. The only place where core and wire are joined."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from types import TracebackType
+from typing import Any, Self
+
+from rocketmq_py.client_instance import MQClientInstance, process_clients
+from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
+from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
+from rocketmq_py.consumer.hooks import ConsumeMessageHook
+from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
+from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
+from rocketmq_py.consumer.ports import Broker, Group
+from rocketmq_py.consumer.rebalance import RebalanceImpl
+from rocketmq_py.consumer.send_back import SendMessageBack
+from rocketmq_py.consumer.stats import ConsumerCounters, Event
+from rocketmq_py.errors import BrokerError, ConfigError, IllegalStateError, RocketMQError
+from rocketmq_py.model import names
+from rocketmq_py.model.config import ConsumerConfig, check_names
+from rocketmq_py.model.listener import ConsumeConcurrently, MessageListenerConcurrently, check_listener
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.subscription import SUB_ALL, SubscriptionData, build_subscription_data
+from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.remoting.bodies import ConsumerData
+from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
+
+BROKER_PULL_BATCH_MAX = 32
+"""Messages that a broker gives per pull unless ``maxTransferCountOnMessageInMemory`` is raised there."""
+
+FAILED_START_AWAIT_MS = 1_000
+
+_log = logging.getLogger(__name__)
+
+
+class ServiceState(Enum):
+    """Life cycle of a consumer or producer. Source: ServiceState."""
+
+    CREATE_JUST = "CREATE_JUST"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    SHUTDOWN_ALREADY = "SHUTDOWN_ALREADY"
+
+
+# What may follow what. A failed start leads back to CREATE_JUST: it can be tried again (in Java it cannot).
+TRANSITIONS: Mapping[ServiceState, frozenset[ServiceState]] = {
+    ServiceState.CREATE_JUST: frozenset({ServiceState.STARTING, ServiceState.SHUTDOWN_ALREADY}),
+    ServiceState.STARTING: frozenset({ServiceState.RUNNING, ServiceState.CREATE_JUST}),
+    ServiceState.RUNNING: frozenset({ServiceState.STOPPING}),
+    ServiceState.STOPPING: frozenset({ServiceState.SHUTDOWN_ALREADY}),
+    ServiceState.SHUTDOWN_ALREADY: frozenset(),
+}
+
+
+class DefaultMQPushConsumer(ConsumerConfig):
+    """Consumes topics: gets messages from RocketMQ and calls a listener with them.
+
+    Settings are attributes and keywords, with Java's names in snake case and Java's units (``ConsumerConfig`` lists
+    them). They are checked at ``start``; set them before. Subscribe, register a listener, start; any thread may call
+    any method.
+
+    Args:
+        consumer_group: name of the group; its members share the work.
+        **settings: see ``ConsumerConfig``.
+
+    Raises:
+        ConfigError: there is no such setting.
+
+    Source: DefaultMQPushConsumer, DefaultMQPushConsumerImpl.
+    """
+
+    __slots__ = (
+        "_counters",
+        "_hooks",
+        "_listener",
+        "_lock",
+        "_parts",
+        "_runtime",
+        "_shutdown_asked",
+        "_state",
+        "_subscriptions",
+        "group",
+    )
+
+    def __init__(self, consumer_group: str, **settings: Any) -> None:
+        check_names(ConsumerConfig, settings)
+        super().__init__(**settings)
+        self.group = consumer_group
+        self._runtime: Runtime = ThreadRuntime()
+        self._lock = Mutex()  # guards the state and the parts
+        self._state = ServiceState.CREATE_JUST
+        self._listener: ConsumeConcurrently | None = None
+        self._subscriptions: dict[str, SubscriptionData] = {}
+        self._hooks: list[ConsumeMessageHook] = []
+        self._counters = ConsumerCounters()
+        self._parts: _Parts | None = None
+        self._shutdown_asked = False
+
+    def subscribe(self, topic: str, expression: str | None = SUB_ALL) -> None:
+        """Consume a topic, or change the expression; also while running.
+
+        Args:
+            topic: its name.
+            expression: ``*`` or None for everything, else tags separated by ``||``.
+
+        Raises:
+            ConfigError: the name or the expression is not legal.
+        """
+        names.check_topic(topic)
+        subscription = build_subscription_data(topic, expression, self._runtime.clock.wall_ms())
+        with self._lock:
+            self._subscriptions[topic] = subscription
+            parts = self._parts
+        if parts is not None:
+            parts.rebalance.subscribe(subscription)
+            parts.client.send_heartbeat_soon()
+            parts.client.rebalance_immediately()
+
+    def unsubscribe(self, topic: str) -> None:
+        """Stop consuming a topic; also while running. Its queues are given up at the next rebalance, at once."""
+        with self._lock:
+            self._subscriptions.pop(topic, None)
+            parts = self._parts
+        if parts is not None:
+            parts.rebalance.unsubscribe(topic)
+            parts.client.rebalance_immediately()
+
+    def register_message_listener(self, listener: MessageListenerConcurrently) -> None:
+        """Say what to call with messages.
+
+        Raises:
+            ConfigError: it is no listener, has nothing to call, or is an ``async def``.
+            IllegalStateError: the consumer is running.
+        """
+        consume = check_listener(listener)
+        with self._lock:
+            if self._state is not ServiceState.CREATE_JUST:
+                raise IllegalStateError(f"register the listener before start: the consumer is {self._state.value}")
+            self._listener = consume
+
+    def register_consume_message_hook(self, hook: ConsumeMessageHook) -> None:
+        """Have a hook called around every listener call."""
+        self._hooks.append(hook)
+
+    @property
+    def state(self) -> ServiceState:
+        """Where in its life the consumer is."""
+        return self._state
+
+    def counters(self) -> Mapping[Event, int]:
+        """Counts of rare events since the consumer was made: stuck windows, failed send-backs and so on."""
+        return self._counters.snapshot()
+
+    def start(self) -> None:
+        """Check the settings, connect, join the group and begin to consume. Blocks until brokers know this member.
+
+        Raises:
+            ConfigError: a setting is out of range, no listener, no subscription, no name server.
+            IllegalStateError: started before; or the group has a consumer in this client already.
+            RocketMQError: no name server could be reached. ``start`` can be tried again.
+
+        Source: DefaultMQPushConsumerImpl.start.
+        """
+        self._check()
+        self._shutdown_asked = False
+        self._enter(ServiceState.STARTING)
+        try:
+            parts = self._join_group()
+        except BaseException:
+            self._enter(ServiceState.CREATE_JUST)
+            raise
+        with self._lock:
+            self._parts = parts
+            for subscription in self._subscriptions.values():
+                if subscription not in parts.subscriptions:  # made while start was under way
+                    parts.rebalance.subscribe(subscription)
+        self._enter(ServiceState.RUNNING)
+        if self._shutdown_asked:
+            self.shutdown()
+            return
+        self._warn_of_batch_size()
+
+    def _join_group(self) -> _Parts:
+        client = process_clients.acquire(self)
+        try:
+            with self._lock:
+                subscriptions = list(self._subscriptions.values())
+            parts = _Parts(self, client, self._listener, subscriptions)  # type: ignore[arg-type] # checked
+        except BaseException:
+            process_clients.release(client)
+            raise
+        try:
+            parts.join_group()
+        except BaseException:
+            parts.leave_group(FAILED_START_AWAIT_MS)
+            raise
+        return parts
+
+    def shutdown(self) -> None:
+        """Stop pulling, consume what is cached, commit, leave the group.
+
+        Waits at most ``await_termination_millis_when_shutdown`` for cached messages; those not consumed by then stay
+        uncommitted and come again elsewhere. May be called twice, before ``start``, from a listener (whose own message
+        is then not waited for) and from a signal handler.
+
+        Source: DefaultMQPushConsumerImpl.shutdown, whose order differs (deviations).
+        """
+        with self._lock:
+            if self._state is ServiceState.CREATE_JUST:
+                self._state = ServiceState.SHUTDOWN_ALREADY
+            # While start() is under way: it ends what it started.
+            self._shutdown_asked = self._state is ServiceState.STARTING
+            if self._state is not ServiceState.RUNNING or self._parts is None:
+                return
+            self._state = ServiceState.STOPPING
+            parts, self._parts = self._parts, None
+        try:
+            parts.leave_group(self.await_termination_millis_when_shutdown)
+        finally:
+            self._enter(ServiceState.SHUTDOWN_ALREADY)
+
+    def suspend(self) -> None:
+        """Stop pulling and rebalancing; what is cached is still consumed. Source: suspend."""
+        self._set_paused(paused=True)
+
+    def resume(self) -> None:
+        """Undo ``suspend``; never waits for the rebalance that follows. Source: resume."""
+        self._set_paused(paused=False)
+
+    def _set_paused(self, paused: bool) -> None:
+        with self._lock:
+            parts = self._parts
+        if parts is None:
+            raise IllegalStateError(f"the consumer is {self._state.value}, not RUNNING")
+        parts.puller.paused = parts.rebalance.paused = paused
+        if not paused:
+            parts.client.rebalance_immediately()
+
+    def __enter__(self) -> Self:
+        """``start``."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """``shutdown``."""
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        return f"<DefaultMQPushConsumer {self.group} {self._state.value} {sorted(self._subscriptions)}>"
+
+    def _check(self) -> None:
+        self.check_consumer(self.group)
+        if not self._subscriptions:
+            raise ConfigError("nothing is subscribed: call subscribe(topic) before start()")
+        if self._listener is None:
+            raise ConfigError("messageListener is null: call register_message_listener() before start()")
+
+    def _enter(self, state: ServiceState) -> None:
+        with self._lock:
+            if state not in TRANSITIONS[self._state]:
+                raise IllegalStateError(
+                    f"the consumer is {self._state.value} and cannot become {state.value}; "
+                    "a consumer is started once: make a new one"
+                )
+            self._state = state
+
+    def _warn_of_batch_size(self) -> None:
+        per_pull = min(self.pull_batch_size, BROKER_PULL_BATCH_MAX)
+        if self.consume_message_batch_max_size > per_pull:
+            _log.warning(
+                "group %s: consume_message_batch_max_size is %s, but a listener call gets what one pull brings, at "
+                "most %s (pull_batch_size is %s; brokers give %s unless maxTransferCountOnMessageInMemory is raised)",
+                self.group, self.consume_message_batch_max_size, per_pull, self.pull_batch_size,
+                BROKER_PULL_BATCH_MAX,
+            )  # fmt: skip
+
+
+class _Parts:
+    """Everything that a running consumer consists of. Satisfies ``client_instance.ConsumerInner``."""
+
+    def __init__(
+        self,
+        consumer: DefaultMQPushConsumer,
+        shared: MQClientInstance,
+        listener: ConsumeConcurrently,
+        subscriptions: Sequence[SubscriptionData],
+    ) -> None:
+        runtime, config, group = consumer._runtime, consumer, consumer.group
+        self._config = config
+        self._group = group
+        self.client = shared
+        broker: Broker = self.client.broker
+        client: Group = self.client
+        self._offset_store = RemoteBrokerOffsetStore(group, broker, RateLimitedLog(runtime.clock, _log))
+        self.rebalance = RebalanceImpl(
+            group=group,
+            config=config,
+            strategy=config.allocate_message_queue_strategy or AllocateMessageQueueAveragely(),
+            runtime=runtime,
+            broker=broker,
+            client=client,
+            offset_store=self._offset_store,
+            dispatch=lambda request, delay_ms: self.puller.execute_pull_request_later(request, delay_ms),  # noqa: PLW0108 - made below
+        )
+        self._consume_service = ConsumeMessageConcurrentlyService(
+            group=group,
+            config=config,
+            listener=listener,
+            runtime=runtime,
+            offset_store=self._offset_store,
+            send_back=SendMessageBack(
+                group, config.effective_max_reconsume_times(), broker, RateLimitedLog(runtime.clock, _log)
+            ),
+            hooks=consumer._hooks,
+            counters=consumer._counters,
+            windows=self.rebalance.windows,
+        )
+        self.puller = MessagePuller(
+            group=group,
+            config=config,
+            runtime=runtime,
+            broker=broker,
+            client=client,
+            dispatch=self.client.pulls,
+            offset_store=self._offset_store,
+            counters=consumer._counters,
+            subscription=self.rebalance.subscription,
+            consume=self._consume_service.submit_consume_request,
+            offset_illegal=self._reset_to,
+        )
+        self.subscriptions = subscriptions
+        for subscription in subscriptions:
+            self.rebalance.subscribe(subscription)
+        retry_topic = names.retry_topic(group)
+        self.rebalance.subscribe(build_subscription_data(retry_topic, SUB_ALL, runtime.clock.wall_ms()))
+
+    # Life.
+
+    def join_group(self) -> None:
+        """Register, learn routes, let brokers know, begin. Source: DefaultMQPushConsumerImpl.start, second half."""
+        self._offset_store.load()
+        if not self.client.register_consumer(self):
+            raise IllegalStateError(
+                f"the consumer group {self._group} has a consumer in client {self.client.client_id} already: "
+                "use another group or another instance_name"
+            )
+        for topic in self.rebalance.topics():
+            try:
+                found = self.client.update_topic_route(topic)
+            except BrokerError as error:
+                _log.warning("group %s: no route of topic %s: %s", self._group, topic, error)
+                continue
+            if not found and not topic.startswith(names.RETRY_GROUP_TOPIC_PREFIX):
+                _log.warning(
+                    "group %s: topic %s does not exist (yet); it is looked for every %s ms",
+                    self._group, topic, self._config.poll_name_server_interval,
+                )  # fmt: skip
+        # From the heartbeat on the broker may call for a rebalance, so everything behind it must be ready.
+        self._consume_service.start()
+        self.puller.running = True
+        self.client.send_heartbeat_to_all_brokers()
+        self.client.rebalance_immediately()
+
+    def leave_group(self, await_ms: int) -> None:
+        """Stop in an order that loses nothing: no new pulls, drain, drop, commit, leave."""
+        self.puller.running = False
+        self.rebalance.paused = True
+        if not self._consume_service.shutdown(await_ms):
+            _log.warning(
+                "group %s: not all cached messages were consumed within %s ms, the rest comes again elsewhere",
+                self._group, await_ms,
+            )  # fmt: skip
+        owned = [mq for mq, _ in self.rebalance.windows()]
+        self.rebalance.destroy()  # from here on late results change no offset
+        self._offset_store.persist_all(owned)
+        self.client.unregister_consumer(self)
+        process_clients.release(self.client)
+
+    def _reset_to(self, request: PullRequest) -> None:
+        """The broker does not have the offset. Source: the OFFSET_ILLEGAL branch of PullCallback.onSuccess."""
+        self._offset_store.update_and_freeze_offset(request.mq, request.next_offset)
+        self._offset_store.persist(request.mq)
+        self.rebalance.remove_process_queue(request.mq)
+        self.client.rebalance_immediately()
+
+    # What the client asks of a consumer.
+
+    @property
+    def group(self) -> str:
+        return self._group
+
+    def heartbeat(self) -> ConsumerData:
+        return ConsumerData(
+            group=self._group,
+            consume_from_where=self._config.consume_from_where.value,
+            unit_mode=self._config.unit_mode,
+            subscriptions=self.rebalance.subscriptions_to_announce(),
+        )
+
+    def topics(self) -> Sequence[str]:
+        return self.rebalance.topics()
+
+    def update_topic_subscribe_info(self, topic: str, queues: Sequence[MessageQueue]) -> bool:
+        # Before the brokers know this member a rebalance would find no group and cost the first second.
+        return self.rebalance.update_topic_subscribe_info(topic, queues) and self.puller.running
+
+    def is_subscribe_topic_need_update(self, topic: str) -> bool:
+        return self.rebalance.is_subscribe_topic_need_update(topic)
+
+    def do_rebalance(self) -> bool:
+        return self.rebalance.do_rebalance()
+
+    def persist_consumer_offset(self) -> None:
+        try:
+            self._offset_store.persist_all([mq for mq, _ in self.rebalance.windows()])
+        except RocketMQError:
+            _log.exception("group %s: committing offsets failed", self._group)
