@@ -1,0 +1,34 @@
+"""Pytest fixtures around the real RocketMQ; tests/conftest.py registers this module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.apache.cluster import ApacheCluster
+from tests.apache.jars import missing_tools
+
+
+def require_java() -> None:
+    """Skip where Java or Maven is missing; with CI=true that is a failure."""
+    missing = missing_tools()
+    if missing is None:
+        return
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    """The test needs Java, but no servers."""
+    require_java()
+
+
+@pytest.fixture(scope="session")
+def apache(java: None) -> Iterator[ApacheCluster]:
+    """One real cluster for the whole session: name server, broker, proxy. Tests keep apart by topic and group."""
+    with ApacheCluster(proxy=True) as cluster:
+        yield cluster

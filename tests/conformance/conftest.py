@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from rocketmq_py import ConsumeFromWhere, DefaultMQProducer, DefaultMQPushConsumer, Message, MessageListenerConcurrently
+from tests.apache.cluster import ApacheCluster
+from tests.conformance.servers import SERVERS, Server
+
+StartConsumer = Callable[..., DefaultMQPushConsumer]
+SendBodies = Callable[..., list[bytes]]
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest, apache: ApacheCluster) -> Server:
+    return SERVERS[request.param](apache)
+
+
+@pytest.fixture
+def producer(server: Server) -> Iterator[DefaultMQProducer]:
+    with DefaultMQProducer("conformance", namesrv_addr=server.namesrv_addr, send_msg_timeout=10_000) as producer:
+        yield producer
+
+
+@pytest.fixture
+def send(producer: DefaultMQProducer) -> SendBodies:
+    """Send ``count`` numbered messages of about ``size`` bytes in batches; returns their bodies."""
+
+    def send_bodies(topic: str, count: int, size: int = 100, tags: str | None = None) -> list[bytes]:
+        bodies = [f"{topic} {number} ".encode().ljust(size, b".") for number in range(count)]
+        for start in range(0, count, 50):
+            producer.send([Message(topic, body, tags=tags) for body in bodies[start : start + 50]])
+        return bodies
+
+    return send_bodies
+
+
+@pytest.fixture
+def start_consumer(server: Server) -> Iterator[StartConsumer]:
+    """Start a consumer from the first offset on; it is shut down when the test ends."""
+    with ExitStack() as running:
+
+        def start(
+            group: str, topic: str, listener: MessageListenerConcurrently, tags: str = "*", **settings: Any
+        ) -> DefaultMQPushConsumer:
+            settings.setdefault("consume_from_where", ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET)
+            consumer = DefaultMQPushConsumer(group, namesrv_addr=server.namesrv_addr, **settings)
+            consumer.subscribe(topic, tags)
+            consumer.register_message_listener(listener)
+            running.callback(consumer.shutdown)
+            consumer.start()
+            return consumer
+
+        yield start

@@ -1,0 +1,104 @@
+"""The servers that the suite runs over. A further one joins as a subclass of ``Server`` and a line in ``SERVERS``."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+
+from tests.apache.cluster import ApacheCluster
+
+
+class Server(ABC):
+    """What the scenarios need of a server."""
+
+    rebalance_bound_s: float
+    """How long a group may take to spread its queues after a member came or went."""
+
+    creates_topics: bool
+    """Whether the first send to an unknown topic creates it."""
+
+    @property
+    @abstractmethod
+    def namesrv_addr(self) -> str:
+        """What a client is given."""
+
+    @abstractmethod
+    def create_topic(self, topic: str, queues: int) -> None:
+        """Create a topic; returns when clients can find it."""
+
+    @abstractmethod
+    def create_group(self, group: str) -> None:
+        """Create a group with its retry topic."""
+
+    @abstractmethod
+    def max_offsets(self, topic: str) -> dict[int, int]:
+        """End of each queue."""
+
+    @abstractmethod
+    def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
+        """Committed offset of each queue, -1 for none."""
+
+    @abstractmethod
+    def restart_broker(self) -> None:
+        """Kill the broker and start it again on the same data."""
+
+    def topic(self, queues: int = 8) -> str:
+        """A new topic."""
+        topic = f"topic-{uuid.uuid4().hex[:12]}"
+        self.create_topic(topic, queues)
+        return topic
+
+    def group(self) -> str:
+        """A new group."""
+        group = f"group-{uuid.uuid4().hex[:12]}"
+        self.create_group(group)
+        return group
+
+
+class ApacheBroker(Server):
+    """Apache's name server and broker."""
+
+    rebalance_bound_s = 15
+    creates_topics = True
+
+    def __init__(self, cluster: ApacheCluster) -> None:
+        self.cluster = cluster
+
+    @property
+    def namesrv_addr(self) -> str:
+        return self.cluster.namesrv_addr
+
+    def create_topic(self, topic: str, queues: int) -> None:
+        self.cluster.create_topic(topic, queues)
+
+    def create_group(self, group: str) -> None:
+        self.cluster.create_group(group)
+
+    def max_offsets(self, topic: str) -> dict[int, int]:
+        return self.cluster.max_offsets(topic)
+
+    def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
+        return self.cluster.committed_offsets(group, topic)
+
+    def restart_broker(self) -> None:
+        self.cluster.restart_broker()
+
+
+class ApacheProxyRemoting(ApacheBroker):
+    """Apache's proxy in front of the same broker, on its remoting port."""
+
+    # It tells no member that another one came: each finds out at its next turn, after at most 20 s.
+    rebalance_bound_s = 45
+    # It checks the type of messages, which a topic has only once it exists.
+    creates_topics = False
+
+    @property
+    def namesrv_addr(self) -> str:
+        return self.cluster.proxy_remoting_addr
+
+    def create_topic(self, topic: str, queues: int) -> None:
+        super().create_topic(topic, queues)
+        self.cluster.wait_route(topic, self.namesrv_addr)
+
+
+SERVERS: dict[str, type[ApacheBroker]] = {"apache-broker": ApacheBroker, "apache-proxy-remoting": ApacheProxyRemoting}

@@ -1,0 +1,92 @@
+"""What every server must give a producer."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from rocketmq_py import BrokerError, DefaultMQProducer, Message, SendStatus
+from tests.conformance.collector import Collector
+from tests.conformance.conftest import StartConsumer
+from tests.conformance.servers import Server
+
+
+def test_a_message_arrives_with_everything_it_was_sent_with(
+    server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer
+) -> None:
+    topic = server.topic()
+    body = os.urandom(1_000) + "größe".encode()
+    message = Message(topic, body, tags="T", keys=["k1", "k2"], properties={"color": "grün"}, flag=7)
+    sent = producer.send(message)
+    collector = Collector()
+    start_consumer(server.group(), topic, collector)
+    collector.wait_for_bodies([body])
+    (got,) = collector.deliveries
+    assert (got.tags, got.keys, got.get_property("color"), got.flag) == ("T", "k1 k2", "grün", 7)
+    assert (got.msg_id, got.offset_msg_id) == (sent.msg_id, sent.offset_msg_id)
+    assert (got.queue_id, got.queue_offset) == (sent.message_queue.queue_id, sent.queue_offset)
+    assert sent.send_status is SendStatus.SEND_OK
+    assert abs(got.born_timestamp - time.time() * 1000) < 60_000
+
+
+def test_a_large_body_is_compressed_on_the_way_and_arrives_whole(
+    server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer
+) -> None:
+    topic = server.topic()
+    body = b"compressible " * 50_000
+    producer.send(Message(topic, body))
+    collector = Collector()
+    start_consumer(server.group(), topic, collector)
+    collector.wait_for_bodies([body])
+
+
+def test_a_batch_is_stored_in_order_in_one_queue(server: Server, producer: DefaultMQProducer) -> None:
+    topic = server.topic()
+    sent = producer.send([Message(topic, f"{n}".encode()) for n in range(10)])
+    assert len(set(sent.msg_id.split(","))) == len(sent.offset_msg_id.split(",")) == 10
+    ends = server.max_offsets(topic)
+    assert ends.pop(sent.message_queue.queue_id) == sent.queue_offset + 10
+    assert set(ends.values()) == {0}
+
+
+def test_the_selector_chooses_the_queue(server: Server, producer: DefaultMQProducer) -> None:
+    topic = server.topic()
+    for order in range(16):
+        sent = producer.send(
+            Message(topic, b"x"), selector=lambda queues, message, arg: queues[arg % len(queues)], arg=order
+        )
+        assert sent.message_queue.queue_id == order % 8
+    assert set(server.max_offsets(topic).values()) == {2}
+
+
+def test_messages_are_spread_over_all_queues(server: Server, producer: DefaultMQProducer) -> None:
+    topic = server.topic()
+    for _ in range(16):
+        producer.send(Message(topic, b"x"))
+    assert set(server.max_offsets(topic).values()) == {2}
+
+
+def test_the_first_send_creates_a_topic_with_four_queues_or_is_refused_clearly(
+    server: Server, producer: DefaultMQProducer
+) -> None:
+    topic = f"created-{os.getpid()}-{time.time_ns()}"
+    if not server.creates_topics:
+        with pytest.raises(BrokerError, match="CODE: 13 TopicMessageType validate failed"):
+            producer.send(Message(topic, b"x"))
+        return
+    producer.send(Message(topic, b"x"))
+    assert len(server.max_offsets(topic)) == 4
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4 * 1024 * 1024])
+def test_bodies_of_every_size_arrive(
+    server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer, size: int
+) -> None:
+    topic = server.topic()
+    body = os.urandom(size)
+    producer.send(Message(topic, body))
+    collector = Collector()
+    start_consumer(server.group(), topic, collector)
+    collector.wait_for_bodies([body])

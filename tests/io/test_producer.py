@@ -1,0 +1,259 @@
+"""A producer against brokers that die, stall and refuse, and name servers that do not answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from rocketmq_py import DefaultMQProducer, Message
+from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError, TransportError
+from tests.io.calls import in_threads, join
+from tests.io.cluster import ROUTE, SEND_V2, TOPIC, Cluster, reply_sent, route
+from tests.io.conftest import MakeCluster
+from tests.io.server import BOUND_S, BlackHole, Peer, Seen, Server, eventually, free_port
+
+MakeProducer = Callable[..., DefaultMQProducer]
+
+
+@pytest.fixture
+def make_producer(nothing_is_left_behind: None) -> Iterator[MakeProducer]:
+    producers: list[DefaultMQProducer] = []
+
+    def make(cluster: Cluster, **settings: Any) -> DefaultMQProducer:
+        settings = {"namesrv_addr": cluster.address, "client_ip": "127.0.0.1", **settings}
+        producers.append(DefaultMQProducer("producers", **settings))
+        producers[-1].start()
+        return producers[-1]
+
+    yield make
+    for producer in producers:
+        producer.shutdown()
+
+
+def message(body: bytes = b"body") -> Message:
+    return Message(TOPIC, body)
+
+
+def sent_to(cluster: Cluster) -> dict[str, int]:
+    return {name: server.count(SEND_V2) for name, server in cluster.brokers.items()}
+
+
+@pytest.mark.parametrize("how", ["closes", "resets", "speaks nonsense"])
+def test_a_broker_that_dies_between_request_and_answer_is_a_transport_error(
+    how: str, make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+
+    def die(peer: Peer, seen: Seen) -> bool:
+        if how == "speaks nonsense":
+            peer.send(b"nonsense nonsense")
+        elif how == "closes":
+            peer.close()
+        else:
+            peer.reset()
+        return True
+
+    cluster.scripts[SEND_V2] = die
+    producer = make_producer(cluster, retry_times_when_send_failed=0)
+    started = time.monotonic()
+    with pytest.raises(TransportError):
+        producer.send(message())
+    assert time.monotonic() - started < 1
+    del cluster.scripts[SEND_V2]
+    assert eventually(lambda: sends(producer), 3)
+
+
+def sends(producer: DefaultMQProducer) -> bool:
+    try:
+        producer.send(message())
+    except RocketMQError:
+        return False
+    return True
+
+
+def test_a_send_whose_broker_dies_goes_to_the_other_one(make_cluster: MakeCluster, make_producer: MakeProducer) -> None:
+    cluster = make_cluster(("broker-a", "broker-b"), queues=2)
+    dying = cluster.brokers["broker-a"]
+
+    def die(peer: Peer, seen: Seen) -> bool:
+        if peer in dying.peers:
+            peer.close()
+            return True
+        return False
+
+    cluster.scripts[SEND_V2] = die
+    producer = make_producer(cluster)
+    results = [producer.send(message(b"%d" % number)) for number in range(12)]
+    assert {result.message_queue.broker_name for result in results} == {"broker-b"}
+    assert sent_to(cluster)["broker-a"] >= 1
+    # One message, one id, whatever the number of attempts.
+    ids = [seen.fields["i"] for server in cluster.brokers.values() for seen in server.seen if seen.code == SEND_V2]
+    assert len({part for text in ids for part in text.split("\x02") if part.startswith("UNIQ_KEY")}) == 12
+
+
+def test_a_send_goes_to_the_other_broker_when_one_cannot_be_reached(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster(("broker-b",))
+    for nowhere in (f"127.0.0.1:{free_port()}", "broker..example:10911", "b" * 70 + ":10911", "127.0.0.1"):
+        cluster.routes[TOPIC] = route(2, {"broker-a": nowhere, "broker-b": cluster.broker.address})
+        producer = make_producer(cluster)
+        results = [producer.send(message()) for _ in range(6)]
+        assert {result.message_queue.broker_name for result in results} == {"broker-b"}, nowhere
+        producer.shutdown()
+
+
+def test_the_time_for_a_send_holds_for_a_broker_that_is_silent(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster(("broker-a", "broker-b"))
+    cluster.scripts[SEND_V2] = lambda peer, seen: True
+    producer = make_producer(cluster)
+    started = time.monotonic()
+    with pytest.raises(TransportError):
+        producer.send(message(), timeout_ms=250)
+    assert 0.2 < time.monotonic() - started < 0.8
+    assert sum(sent_to(cluster).values()) == 1
+
+
+def test_the_time_for_a_send_holds_for_a_broker_that_vanished(
+    black_hole: BlackHole, make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+    cluster.routes[TOPIC] = route(2, {"broker-a": black_hole.address})
+    producer = make_producer(cluster)
+    started = time.monotonic()
+    with pytest.raises(TransportError):
+        producer.send(message(), timeout_ms=300)
+    assert time.monotonic() - started < 0.9
+
+
+def test_a_send_waits_for_a_silent_name_server_no_longer_than_a_request_may_take(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+    cluster.scripts[ROUTE] = lambda peer, seen: True
+    producer = make_producer(cluster, mq_client_api_timeout=1_500)
+    started = time.monotonic()
+    with pytest.raises(TransportError):
+        producer.send(message(), timeout_ms=300)
+    # Asking for the route has a time-out of its own, as in Java.
+    assert time.monotonic() - started < 1.5 + 1
+
+
+def test_a_send_that_waited_too_long_for_its_route_is_not_sent(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    # The caller was told that it failed, or will be: whatever is stored now, is stored behind its back.
+    cluster = make_cluster()
+    go_on = threading.Event()
+
+    def slow(peer: Peer, seen: Seen) -> bool:
+        go_on.wait(0.5)
+        return False
+
+    cluster.scripts[ROUTE] = slow
+    producer = make_producer(cluster)
+    with pytest.raises(TransportError):
+        producer.send(message(), timeout_ms=150)
+    go_on.set()
+    producer.send(message(b"in time"), timeout_ms=5_000)
+    assert [seen.body for seen in cluster.broker.seen if seen.code == SEND_V2] == [b"in time"]
+
+
+def test_a_broker_that_is_busy_is_tried_no_more_often_than_allowed(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+    cluster.scripts[SEND_V2] = lambda peer, seen: peer.reply(seen, 2, remark="[OVERLOAD]system busy")
+    producer = make_producer(cluster, retry_times_when_send_failed=2)
+    with pytest.raises(BrokerError, match="OVERLOAD"):
+        producer.send(message())
+    assert cluster.broker.count(SEND_V2) == 3
+
+
+def test_an_answer_to_a_send_that_makes_no_sense_is_no_success(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+    producer = make_producer(cluster, retry_times_when_send_failed=0)
+    answers: list[dict[str, str]] = [
+        {}, {"queueId": "x", "queueOffset": "1"}, {"queueId": "1"}, {"queueId": "1", "queueOffset": ""},
+    ]  # fmt: skip
+    cluster.scripts[SEND_V2] = lambda peer, seen: peer.reply(seen, fields=answers[0])
+    while answers:
+        with pytest.raises(RocketMQError):
+            producer.send(message())
+        del answers[0]
+    del cluster.scripts[SEND_V2]
+    producer.send(message())
+
+
+def test_many_threads_send_over_one_connection(make_cluster: MakeCluster, make_producer: MakeProducer) -> None:
+    cluster = make_cluster(queues=4)
+    cluster.scripts[SEND_V2] = lambda peer, seen: reply_sent(peer, seen, offset=len(seen.body))
+    producer = make_producer(cluster)
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        for turn in range(50):
+            body = b"x" * (1 + (number * 31 + turn * 7) % 3_000)
+            try:
+                if producer.send(message(body)).queue_offset != len(body):
+                    wrong.append((number, turn))
+            except Exception as error:  # noqa: BLE001 - shown by the assertion
+                wrong.append(error)
+
+    join(in_threads(16, work))
+    assert wrong == []
+    assert cluster.broker.count(SEND_V2) == 800
+    assert len(cluster.broker.peers) == 1
+
+
+def test_a_producer_that_ends_while_it_sends(make_cluster: MakeCluster, make_producer: MakeProducer) -> None:
+    cluster = make_cluster()
+    cluster.scripts[SEND_V2] = lambda peer, seen: True
+    producer = make_producer(cluster)
+    failures: list[Exception] = []
+
+    def send(number: int) -> None:
+        try:
+            producer.send(message(), timeout_ms=20_000)
+        except Exception as error:  # noqa: BLE001 - shown by the assertion
+            failures.append(error)
+
+    senders = in_threads(5, send)
+    assert eventually(lambda: cluster.broker.count(SEND_V2) == 5)
+    started = time.monotonic()
+    producer.shutdown()
+    producer.shutdown()
+    join(senders)
+    assert time.monotonic() - started < 2.5
+    assert len(failures) == 5
+    assert all(isinstance(error, RocketMQError) for error in failures), failures
+
+
+def test_without_a_name_server_a_send_fails_in_clear_words(make_producer: MakeProducer) -> None:
+    producer = DefaultMQProducer("producers", namesrv_addr=f"127.0.0.1:{free_port()}", client_ip="127.0.0.1")
+    producer.start()
+    try:
+        with pytest.raises(TransportError, match=r"no name server can be reached.*check namesrv_addr"):
+            producer.send(message(), timeout_ms=1_000)
+    finally:
+        producer.shutdown()
+
+
+def test_a_broker_that_comes_back_takes_messages_again(make_cluster: MakeCluster, make_producer: MakeProducer) -> None:
+    cluster = make_cluster()
+    producer = make_producer(cluster, retry_times_when_send_failed=0)
+    producer.send(message())
+    port = cluster.broker.port
+    cluster.broker.stop()
+    with pytest.raises(ConnectError):
+        producer.send(message())
+    cluster.brokers["broker-a"] = Server(cluster._handler("broker-a"), port=port)
+    assert eventually(lambda: sends(producer), BOUND_S)
