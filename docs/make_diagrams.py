@@ -1,0 +1,75 @@
+"""Writes the parts of the pages that come from the code's own tables: the life cycle and the layers.
+
+``python -m docs.make_diagrams`` brings the pages up to date; tests/unit/test_docs_examples.py fails when one is not.
+A generated part stands between ``<!-- generated: name -->`` and ``<!-- end of generated -->``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rocketmq_py.push_consumer import TRANSITIONS, ServiceState
+
+DOCS = Path(__file__).parent
+
+CAUSES: Mapping[tuple[ServiceState, ServiceState], str] = {
+    (ServiceState.CREATE_JUST, ServiceState.STARTING): "start()",
+    (ServiceState.CREATE_JUST, ServiceState.SHUTDOWN_ALREADY): "shutdown() before start()",
+    (ServiceState.STARTING, ServiceState.CREATE_JUST): "start() failed",
+    (ServiceState.STARTING, ServiceState.RUNNING): "start() succeeded",
+    (ServiceState.RUNNING, ServiceState.STOPPING): "shutdown()",
+    (ServiceState.STOPPING, ServiceState.SHUTDOWN_ALREADY): "shutdown() is done",
+}
+"""What leads from one state to the next. Exactly the pairs of ``TRANSITIONS``."""
+
+_GENERATED = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(?=<!-- end of generated -->)", re.DOTALL)
+
+
+def service_state() -> str:
+    """The life cycle of a consumer as a mermaid state diagram, out of ``push_consumer.TRANSITIONS``."""
+    pairs = [
+        (state, following) for state in TRANSITIONS for following in ServiceState if following in TRANSITIONS[state]
+    ]
+    if set(pairs) != set(CAUSES):
+        raise ValueError(f"CAUSES does not fit TRANSITIONS: {set(pairs) ^ set(CAUSES)}")
+    lines = ["stateDiagram-v2", f"    [*] --> {next(iter(TRANSITIONS)).value}"]
+    lines += [f"    {state.value} --> {following.value}: {CAUSES[state, following]}" for state, following in pairs]
+    lines += [f"    {state.value} --> [*]" for state, following in TRANSITIONS.items() if not following]
+    return "\n".join(["```mermaid", *lines, "```", ""])
+
+
+def layers() -> str:
+    """The layers, highest first, out of the contract that import-linter checks."""
+    settings = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (names,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    return "\n".join(["```text", *names, "```", ""])
+
+
+PARTS: Mapping[str, Callable[[], str]] = {"service-state": service_state, "layers": layers}
+
+
+def up_to_date(page: str) -> str:
+    """The text of a page with every generated part made anew."""
+    return _GENERATED.sub(lambda match: match[1] + PARTS[match[2]](), page)
+
+
+def pages() -> list[Path]:
+    """All pages of the documentation."""
+    return sorted(DOCS.rglob("*.md"))
+
+
+def main() -> None:
+    """Rewrite the pages that are not up to date."""
+    for path in pages():
+        page = path.read_text(encoding="utf-8")
+        newer = up_to_date(page)
+        if newer != page:
+            path.write_text(newer, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
