@@ -50,6 +50,15 @@ class ConsumerInner(Protocol):
         """Name of the group."""
         ...
 
+    @property
+    def joined(self) -> bool:
+        """Whether every broker has been told of it.
+
+        Until then nothing wakes the rebalance: it would find a broker that knows no such member, and the next one
+        comes a second later.
+        """
+        ...
+
     def heartbeat(self) -> bodies.ConsumerData:
         """What brokers are told about it."""
         ...
@@ -174,6 +183,7 @@ class MQClientInstance:
 
         Raises:
             TransportError: no name server could be reached.
+            ConfigError: it is a static topic.
             RocketMQError: one answered with an error or nonsense.
 
         Source: MQClientInstance.updateTopicRouteInfoFromNameServer.
@@ -184,13 +194,19 @@ class MQClientInstance:
             if error.code == ResponseCode.TOPIC_NOT_EXIST:
                 return False
             raise
+        if route.is_static:
+            # Its queue numbers are not those of the brokers: messages would come from, and offsets go to, wrong queues.
+            raise ConfigError(
+                f"topic {topic} is a static (logical) topic; this client cannot use such topics yet: use a normal one"
+            )
         self._note_proxy(address, route)
         if self.routes.update(topic, route):
             _log.info("route of topic %s: %s", topic, route)
         queues = self.routes.subscribe_queues(topic)
         with self._lock:
             consumers = list(self._consumers.values())
-        if any([consumer.update_topic_subscribe_info(topic, queues) for consumer in consumers]):
+        changed = [consumer for consumer in consumers if consumer.update_topic_subscribe_info(topic, queues)]
+        if any(consumer.joined for consumer in changed):
             self.rebalance_immediately()  # Java waits for the next turn (deviations)
         return True
 
@@ -343,8 +359,12 @@ class MQClientInstance:
         """On the I/O thread. Source: ClientRemotingProcessor."""
         if request.code != RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
             return False
-        _log.info("%s: the members of group %s changed", address, request.ext_fields.get("consumerGroup"))
-        self.rebalance_immediately()
+        group = request.ext_fields.get("consumerGroup", "")
+        _log.info("%s: the members of group %s changed", address, group)
+        with self._lock:
+            consumer = self._consumers.get(group)
+        if consumer is None or consumer.joined:
+            self.rebalance_immediately()
         return True
 
     # End.

@@ -117,7 +117,6 @@ class DefaultMQPushConsumer(ConsumerConfig):
             parts = self._parts
         if parts is not None:
             parts.rebalance.subscribe(subscription)
-            parts.client.send_heartbeat_soon()
             parts.client.rebalance_immediately()
 
     def unsubscribe(self, topic: str) -> None:
@@ -331,9 +330,11 @@ class _Parts:
             offset_store=self._offset_store,
             counters=consumer._counters,
             subscription=self.rebalance.subscription,
+            newest_subscription=self.rebalance.newest_subscription,
             consume=self._consume_service.submit_consume_request,
             offset_illegal=self._reset_to,
         )
+        self.joined = False
         self.subscriptions = subscriptions
         for subscription in subscriptions:
             self.rebalance.subscribe(subscription)
@@ -361,14 +362,15 @@ class _Parts:
                     "group %s: topic %s does not exist (yet); it is looked for every %s ms",
                     self._group, topic, self._config.poll_name_server_interval,
                 )  # fmt: skip
-        # From the heartbeat on the broker may call for a rebalance, so everything behind it must be ready.
         self._consume_service.start()
         self.puller.running = True
         self.client.send_heartbeat_to_all_brokers()
+        self.joined = True
         self.client.rebalance_immediately()
 
     def leave_group(self, await_ms: int) -> None:
         """Stop in an order that loses nothing: no new pulls, drain, drop, commit, leave."""
+        self.joined = False
         self.puller.running = False
         self.rebalance.paused = True
         if not self._consume_service.shutdown(await_ms):
@@ -407,8 +409,7 @@ class _Parts:
         return self.rebalance.topics()
 
     def update_topic_subscribe_info(self, topic: str, queues: Sequence[MessageQueue]) -> bool:
-        # Before the brokers know this member a rebalance would find no group and cost the first second.
-        return self.rebalance.update_topic_subscribe_info(topic, queues) and self.puller.running
+        return self.rebalance.update_topic_subscribe_info(topic, queues)
 
     def is_subscribe_topic_need_update(self, topic: str) -> bool:
         return self.rebalance.is_subscribe_topic_need_update(topic)

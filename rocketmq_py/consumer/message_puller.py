@@ -67,7 +67,8 @@ class MessagePuller:
     Threads: first and delayed pulls run on the pull thread, the rest on the wire's thread that brings the answer.
 
     Args:
-        subscription: what the group wants of a topic, None when it is not subscribed (any more).
+        subscription: what a pull may name, None when the topic is not subscribed (any more).
+        newest_subscription: what the user wants of a topic; brokers may not have heard of it yet.
         consume: takes pulled messages.
         offset_illegal: what to do when the broker does not have the offset: called on the pull thread.
     """
@@ -84,6 +85,7 @@ class MessagePuller:
         offset_store: OffsetStore,
         counters: ConsumerCounters,
         subscription: Callable[[str], SubscriptionData | None],
+        newest_subscription: Callable[[str], SubscriptionData | None],
         consume: Consume,
         offset_illegal: Callable[[PullRequest], None],
     ) -> None:
@@ -95,6 +97,7 @@ class MessagePuller:
         self._offset_store = offset_store
         self._counters = counters
         self._subscription = subscription
+        self._newest_subscription = newest_subscription
         self._consume = consume
         self._offset_illegal = offset_illegal
         self._now_ms = runtime.clock.monotonic_ms
@@ -189,7 +192,7 @@ class MessagePuller:
         request.next_offset = result.next_begin_offset
         # By the newest subscription: a broker answers a pull that it held by what it knows then, and what is filtered
         # here by an older one would be passed over for good.
-        msgs = wanted(result.messages, self._subscription(request.mq.topic) or subscription)
+        msgs = wanted(result.messages, self._newest_subscription(request.mq.topic) or subscription)
         if not msgs:
             self.pull_message(request)
             return

@@ -67,16 +67,20 @@ class RebalanceImpl:
         self._topic_queues: dict[str, frozenset[MessageQueue]] = {}  # Java: topicSubscribeInfoTable
         self._subscriptions: dict[str, SubscriptionData] = {}  # Java: subscriptionInner
         self._announced: dict[str, SubscriptionData] = {}  # newer versions that no broker has heard yet
+        self._introduced: set[str] = set()  # topics whose other members had time to hear of this one
         self._destroyed = False
         self.paused = False
 
     # Subscriptions and routes.
 
     def subscribe(self, subscription: SubscriptionData) -> None:
-        """Add or replace a subscription."""
+        """Add a subscription, or replace one; the next rebalance tells the brokers."""
+        topic = subscription.topic
         with self._lock:
-            self._subscriptions[subscription.topic] = subscription
-            self._announced.pop(subscription.topic, None)
+            if topic in self._subscriptions:
+                self._announced[topic] = subscription
+            else:
+                self._subscriptions[topic] = subscription
 
     def unsubscribe(self, topic: str) -> None:
         """Remove a subscription; its queues go at the next rebalance."""
@@ -84,11 +88,17 @@ class RebalanceImpl:
             self._subscriptions.pop(topic, None)
             self._announced.pop(topic, None)
             self._topic_queues.pop(topic, None)
+            self._introduced.discard(topic)
 
     def subscription(self, topic: str) -> SubscriptionData | None:
-        """The subscription to a topic, as brokers know it."""
+        """The subscription to a topic, as brokers know it: what a pull may name."""
         with self._lock:
             return self._subscriptions.get(topic)
+
+    def newest_subscription(self, topic: str) -> SubscriptionData | None:
+        """The subscription to a topic, as the user wants it; brokers may not have heard of it yet."""
+        with self._lock:
+            return self._announced.get(topic) or self._subscriptions.get(topic)
 
     def subscriptions_to_announce(self) -> list[SubscriptionData]:
         """What the next heartbeat is to say."""
@@ -154,6 +164,7 @@ class RebalanceImpl:
         if self.paused:
             return False
         balanced = True
+        self._announce()
         for topic in self.topics():
             if self.paused:  # meanwhile: the consumer is being shut down
                 return False
@@ -190,6 +201,12 @@ class RebalanceImpl:
         mq_all, cid_all = sorted(known), sorted(set(members))
         mine = set(self._strategy.allocate(self._group, self._client.client_id, mq_all, cid_all) or ())
         alone = cid_all == [self._client.client_id]
+        if topic not in self._introduced and self._client.client_id in cid_all:
+            self._introduced.add(topic)
+            if not alone:
+                # The others have just been told, if at all, and commit when they give queues up: whoever reads the
+                # offsets now gets finished messages again. Java's first rebalance comes after this second, too.
+                return False
         changed, requests = self._update_process_queue_table(topic, mine)
         if changed:
             _log.info("group %s: of %s queues of %s %s are mine, members: %s",
@@ -278,26 +295,36 @@ class RebalanceImpl:
     def _message_queue_changed(self, topic: str) -> None:
         """Let brokers hear of a new view of the topic, and spread the topic's limits over its queues.
 
-        Pulls name the new version only after the brokers have heard it; Java's may come first and are refused for a
-        second (deviations). Source: RebalancePushImpl.messageQueueChanged.
+        Source: RebalancePushImpl.messageQueueChanged.
         """
         with self._lock:
-            subscription = self._subscriptions.get(topic)
+            subscription = self._announced.get(topic) or self._subscriptions.get(topic)
             if subscription is None:
                 return
-            self._announced[topic] = newest = replace(subscription, sub_version=self._clock.wall_ms())
+            self._announced[topic] = replace(subscription, sub_version=self._clock.wall_ms())
             queues = len(self._process_queues)
         config = self._config
         if queues and config.pull_threshold_for_topic != -1:
             config.pull_threshold_for_queue = max(1, config.pull_threshold_for_topic // queues)
         if queues and config.pull_threshold_size_for_topic != -1:
             config.pull_threshold_size_for_queue = max(1, config.pull_threshold_size_for_topic // queues)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell brokers of new subscriptions; only then do pulls name them.
+
+        Java's pulls may come first and are refused for a second (deviations).
+        """
+        with self._lock:
+            told = dict(self._announced)
+        if not told:
+            return
         self._client.send_heartbeat_to_all_brokers()
         with self._lock:
-            # Unless the user subscribed anew or unsubscribed while the heartbeat was sent.
-            if self._announced.get(topic) is newest:
-                del self._announced[topic]
-                self._subscriptions[topic] = newest
+            for topic, subscription in told.items():
+                # Unless the user subscribed anew or unsubscribed while the heartbeat was sent.
+                if self._announced.get(topic) is subscription:
+                    self._subscriptions[topic] = self._announced.pop(topic)
 
     def _truncate_message_queue_not_my_topic(self) -> None:
         """Give up queues of topics no longer subscribed. Java does not commit their offsets (deviations)."""

@@ -48,8 +48,10 @@ class TopicRouteData:
         queue_datas: one entry per broker name.
         broker_datas: one entry per broker name.
         order_topic_conf: ``brokerA:4;brokerB:8`` where an operator fixed the queues to write to, else None.
+        is_static: a static topic: its queues are mapped to those of brokers by tables that this client does not read.
     """
 
     queue_datas: tuple[QueueData, ...]
     broker_datas: tuple[BrokerData, ...]
     order_topic_conf: str | None = None
+    is_static: bool = False

@@ -102,6 +102,7 @@ def parse_topic_route(body: bytes) -> TopicRouteData:
         queue_datas,
         tuple(_broker_data(_object(each, "a brokerData")) for each in _field(route, "brokerDatas", list)),
         None if route.get("orderTopicConf") is None else _field(route, "orderTopicConf", str),
+        bool(route.get("topicQueueMappingByBroker")),
     )
 
 

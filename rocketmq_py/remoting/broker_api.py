@@ -203,7 +203,7 @@ class BrokerApi:
 
     def query_consumer_offset(self, group: str, mq: MessageQueue, timeout_ms: int) -> int | None:
         """See ``consumer.ports.Broker.query_consumer_offset``."""
-        address = self._address_of(mq).address
+        address = self._address_of(mq, prefer_master=True).address
         request = Request(RequestCode.QUERY_CONSUMER_OFFSET, {"consumerGroup": group, **_queue_fields(mq)})
         doing = f"query the offset of {mq} for group {group}"
         reply = self._remoting.invoke_sync(address, request, timeout_ms, doing)
@@ -301,9 +301,9 @@ class BrokerApi:
         reply = self._remoting.invoke_ok(address, request, self._timeout_ms, f"ask for the members of group {group}")
         return bodies.parse_consumer_id_list(reply.body)
 
-    def _address_of(self, mq: MessageQueue, only_master: bool = False) -> FoundBroker:
+    def _address_of(self, mq: MessageQueue, only_master: bool = False, prefer_master: bool = False) -> FoundBroker:
         """Source: the look-ups in RemoteBrokerOffsetStore and MQAdminImpl: one refresh of the route, then give up."""
-        broker = self._routes.find_broker(mq.broker_name, MASTER_ID, only_master)
+        broker = self._routes.find_broker(mq.broker_name, MASTER_ID, only_master or prefer_master)
         if broker is None:
             try:
                 self._refresh_route(mq.topic)

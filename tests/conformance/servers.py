@@ -14,6 +14,9 @@ class Server(ABC):
     rebalance_bound_s: float
     """How long a group may take to spread its queues after a member came or went."""
 
+    tells_of_new_members: bool
+    """Whether the members of a group are told at once that another one came."""
+
     creates_topics: bool
     """Whether the first send to an unknown topic creates it."""
 
@@ -59,6 +62,7 @@ class ApacheBroker(Server):
     """Apache's name server and broker."""
 
     rebalance_bound_s = 15
+    tells_of_new_members = True
     creates_topics = True
 
     def __init__(self, cluster: ApacheCluster) -> None:
@@ -87,8 +91,9 @@ class ApacheBroker(Server):
 class ApacheProxyRemoting(ApacheBroker):
     """Apache's proxy in front of the same broker, on its remoting port."""
 
-    # It tells no member that another one came: each finds out at its next turn, after at most 20 s.
+    # Each finds out at its next turn, after at most 20 s.
     rebalance_bound_s = 45
+    tells_of_new_members = False
     # It checks the type of messages, which a topic has only once it exists.
     creates_topics = False
 

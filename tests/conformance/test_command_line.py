@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+from tests.conformance.collector import eventually
 from tests.conformance.servers import Server
 
 
@@ -51,7 +52,7 @@ def test_generated_messages_are_sent_in_batches(server: Server) -> None:
         "send", "--namesrv", server.namesrv_addr, "--topic", topic, "--count", "130", "--size", "500", "--batch", "64"
     )
     assert sent.returncode == 0, sent.stderr
-    assert sum(server.max_offsets(topic).values()) == 130
+    eventually(lambda: sum(server.max_offsets(topic).values()) == 130, 10, "130 messages")
 
 
 def test_consume_ends_with_one_when_the_time_is_over(server: Server) -> None:

@@ -202,6 +202,26 @@ def test_two_members_share_the_queues_and_one_takes_over_when_the_other_leaves(
     )
 
 
+def test_a_member_that_joins_gets_nothing_again_that_was_finished(
+    server: Server, producer: DefaultMQProducer, send: SendBodies, start_consumer: StartConsumer
+) -> None:
+    topic, group = server.topic(), server.group()
+    first, second = Collector(), Collector()
+    start_consumer(group, topic, first)
+    finished = send(topic, 800)
+    first.wait_for_bodies(finished)
+    start_consumer(group, topic, second)
+
+    def gets_its_share() -> bool:
+        for _ in range(8):
+            producer.send(Message(topic, b"after"))
+        return bool(second.deliveries)
+
+    eventually(gets_its_share, server.rebalance_bound_s, "a message at the second member")
+    again = set(finished) & set(second.bodies())
+    assert not again or not server.tells_of_new_members, f"{len(again)} finished messages came again"
+
+
 def test_a_slow_listener_occupies_all_threads_not_one(
     server: Server, send: SendBodies, start_consumer: StartConsumer
 ) -> None:

@@ -77,11 +77,13 @@ class Api:
             for address in addresses:
                 self.routes.note_proxy(address)
         self.refreshed: list[str] = []
+        self.on_refresh: Callable[[], object] = lambda: None
         sender = MessageSender(remoting, self.routes, SystemClock(), self.refresh)
         self.broker = BrokerApi(remoting, self.routes, sender, SystemClock(), self.refresh, 3_000)
 
     def refresh(self, topic: str) -> bool:
         self.refreshed.append(topic)
+        self.on_refresh()
         return False
 
     def pull(self, call: Call) -> Pulled:
@@ -359,6 +361,29 @@ def test_a_result_that_is_not_wanted_frees_its_lane_once(make_server: MakeServer
     assert stays(lambda: len(held) == LANES_MAX + 1, 0.2), "two pulls on one lane"
     assert held[-1][0].number == lane_of["0"]
     assert sum(pulled.count for pulled in followers) == 0
+
+
+# Masters and slaves.
+
+
+def test_an_offset_is_asked_of_the_master_also_when_only_its_slave_was_known(
+    make_server: MakeServer, api: MakeApi
+) -> None:
+    # A slave's offsets are some seconds old: from them finished messages would come again.
+    def offset(value: int) -> Callable[[Peer, Seen], object]:
+        return lambda peer, seen: peer.reply(seen, fields={"offset": str(value)})
+
+    master, slave = make_server(offset(70)), make_server(offset(3))
+    mine = api(slave)
+
+    def route(addresses: dict[int, str]) -> TopicRouteData:
+        return TopicRouteData((QueueData("broker-a", 4, 4, 6),), (BrokerData("c", "broker-a", addresses),))
+
+    mine.routes.update(TOPIC, route({1: slave.address}))
+    assert mine.broker.query_consumer_offset("group", queue(), 1_000) == 3
+    assert mine.refreshed == [TOPIC]
+    mine.on_refresh = lambda: mine.routes.update(TOPIC, route({0: master.address, 1: slave.address}))
+    assert mine.broker.query_consumer_offset("group", queue(), 1_000) == 70
 
 
 # Routes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import time
 import weakref
@@ -10,10 +11,7 @@ from typing import Any
 
 import pytest
 
-from rocketmq_py import (
-    DefaultMQProducer,
-    MessageExt,
-)
+from rocketmq_py import ConfigError, DefaultMQProducer, Message, MessageExt
 from rocketmq_py.client_instance import MQClientInstance
 from rocketmq_py.errors import RocketMQError, TransportError
 from rocketmq_py.model.config import ClientConfig
@@ -217,6 +215,85 @@ def test_a_change_of_members_is_acted_upon_at_once(make_cluster: MakeCluster, ma
     assert mine.has(b"mine")
 
 
+def test_a_notice_while_joining_does_not_rebalance_before_every_broker_has_heard_of_the_member(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    # The first broker tells the group's members of the new one as soon as it hears of it. A rebalance at that moment
+    # might ask the second broker, which knows nobody yet, and the next rebalance is a second away.
+    cluster = make_cluster(("broker-a", "broker-b"))
+    first, second = cluster.brokers["broker-a"], cluster.brokers["broker-b"]
+    too_early: list[int] = []
+
+    def beat(peer: Peer, seen: Seen) -> bool:
+        if peer in first.peers:
+            peer.send(encode_ask(NOTIFY, fields={"consumerGroup": GROUP}, oneway=True))
+        elif not too_early:
+            stays(lambda: first.count(MEMBERS) + second.count(MEMBERS) == 0, 0.3)
+            too_early.append(first.count(MEMBERS) + second.count(MEMBERS))
+        return False
+
+    cluster.scripts[HEARTBEAT] = beat
+    make_consumer(cluster)
+    assert eventually(lambda: first.count(PULL) and second.count(PULL))
+    assert too_early == [0]
+
+
+def test_a_consumer_tells_of_no_producer(make_cluster: MakeCluster, make_consumer: MakeConsumer) -> None:
+    cluster = make_cluster()
+    make_consumer(cluster)
+    assert eventually(lambda: cluster.broker.count(HEARTBEAT))
+    first = next(seen for seen in cluster.broker.seen if seen.code == HEARTBEAT)
+    assert json.loads(first.body)["producerDataSet"] == []
+
+
+def test_a_static_topic_fails_the_start_in_clear_words(make_cluster: MakeCluster, make_consumer: MakeConsumer) -> None:
+    cluster = make_cluster()
+    cluster.routes[TOPIC]["topicQueueMappingByBroker"] = {"broker-a": {"bname": "broker-a", "totalQueues": 1}}
+    mine = make_consumer(cluster, start=False)
+    with pytest.raises(ConfigError, match="is a static"):
+        mine.consumer.start()
+    with (
+        DefaultMQProducer("producers", namesrv_addr=cluster.address) as producer,
+        pytest.raises(ConfigError, match="is a static"),
+    ):
+        producer.send(Message(TOPIC, b"x"))
+
+
+def test_another_expression_while_running_is_told_before_pulls_name_it(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    cluster = make_cluster()
+    versions = {TOPIC: 0}
+    refused: list[int] = []
+
+    def beat(peer: Peer, seen: Seen) -> bool:
+        for consumer in json.loads(seen.body)["consumerDataSet"]:
+            for subscription in consumer["subscriptionDataSet"]:
+                versions[subscription["topic"]] = subscription["subVersion"]
+        return False
+
+    def pull(peer: Peer, seen: Seen) -> bool:
+        if versions[seen.fields["topic"]] < int(seen.fields["subVersion"]):
+            refused.append(int(seen.fields["subVersion"]))
+        return False
+
+    cluster.scripts.update({HEARTBEAT: beat, PULL: pull})
+    mine = make_consumer(cluster)
+    cluster.store(b"first")
+    assert mine.has(b"first")
+    before = versions[TOPIC]
+    mine.consumer.subscribe(TOPIC, "TagA")
+    cluster.store(*numbered(5))  # answers the held pull: the next ones follow while the change is under way
+    assert eventually(lambda: versions[TOPIC] > before)
+
+    def pulled_by_the_new_one() -> bool:
+        cluster.store(b"x")
+        return int(cluster.pulls()[-1].fields["subVersion"]) == versions[TOPIC]
+
+    assert eventually(pulled_by_the_new_one)
+    assert refused == []
+
+
 def test_a_flood_of_notifications_costs_one_rebalance_a_second(
     make_cluster: MakeCluster, make_consumer: MakeConsumer
 ) -> None:
@@ -334,6 +411,38 @@ def test_a_route_that_is_none_either_fails_the_start_or_is_looked_for_again(
     cluster.routes[TOPIC] = good
     cluster.store(b"here")
     assert mine.has(b"here", bound_s=5)
+
+
+def test_a_queue_that_a_changed_route_adds_is_taken_at_once(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    cluster = make_cluster(queues=1)
+    make_consumer(cluster, poll_name_server_interval=100)
+    assert eventually(cluster.pulls)
+    cluster.routes[TOPIC] = cluster.route(2)
+    assert eventually(lambda: cluster.pulls(queue_id=1)), "the next turn is 20 s away, nobody woke the rebalance"
+
+
+def test_a_retry_topic_that_the_broker_makes_at_the_heartbeat_is_found_at_once(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    cluster = make_cluster()
+    retry_topic = f"%RETRY%{GROUP}"
+
+    def make_topic(peer: Peer, seen: Seen) -> bool:
+        cluster.routes[retry_topic] = cluster.route(1)
+        return False
+
+    cluster.scripts[HEARTBEAT] = make_topic
+    make_consumer(cluster)
+    assert eventually(lambda: cluster.pulls(topic=retry_topic)), "routes are asked for every 30 s only"
+
+
+def test_a_batch_size_that_no_pull_can_fill_is_named_at_the_start(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_consumer(make_cluster(), consume_message_batch_max_size=64)
+    assert "a listener call gets what one pull brings, at most 32" in caplog.text
 
 
 def test_queues_of_a_broker_that_no_route_names_cost_the_others_nothing(
@@ -585,6 +694,7 @@ class Inner:
 
     def __init__(self, group: str) -> None:
         self.group = group
+        self.joined = True
 
     def heartbeat(self) -> ConsumerData:
         return ConsumerData(group=self.group, consume_from_where="CONSUME_FROM_LAST_OFFSET", subscriptions=[])
@@ -642,6 +752,37 @@ def test_a_heartbeat_under_way_does_not_bring_back_a_consumer_that_has_left(make
     ]  # fmt: skip
     assert last, "the second broker never heard of it"
     assert last[-1] == UNREGISTER, "the broker heard of the consumer again after it had left"
+
+
+def test_a_heartbeat_waits_for_the_one_under_way_and_tells_what_changed_meanwhile(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    asked, answer = threading.Event(), threading.Event()
+
+    def slow(peer: Peer, seen: Seen) -> bool:
+        asked.set()
+        answer.wait(2)
+        return False
+
+    cluster.scripts[HEARTBEAT] = slow
+    client = MQClientInstance(
+        "127.0.0.1@beats", ClientConfig(namesrv_addr=cluster.address, heartbeat_broker_interval=60_000), ThreadRuntime()
+    )
+    try:
+        client.register_consumer(Inner("first"))
+        client.update_topic_route(TOPIC)
+        beating = in_threads(1, lambda number: client.send_heartbeat_to_all_brokers() and None)
+        assert asked.wait(BOUND_S)
+        client.register_consumer(Inner("second"))
+        heard: list[bool] = []
+        beating += in_threads(1, lambda number: heard.append(client.send_heartbeat_to_all_brokers()))
+        answer.set()
+        join(beating)
+        assert heard == [True]
+    finally:
+        answer.set()
+        client.shutdown()
+    last = [seen.body for seen in cluster.broker.seen if seen.code == HEARTBEAT][-1]
+    assert b"second" in last
 
 
 def test_a_rebalance_under_way_does_not_take_queues_for_a_consumer_that_has_left(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from rocketmq_py import DefaultMQProducer, Message
+from rocketmq_py.client_instance import MQClientInstance
 from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError, TransportError
+from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.runtime import ThreadRuntime
 from tests.io.calls import in_threads, join
 from tests.io.cluster import ROUTE, SEND_V2, TOPIC, Cluster, reply_sent, route
 from tests.io.conftest import MakeCluster
@@ -73,6 +78,39 @@ def sends(producer: DefaultMQProducer) -> bool:
     except RocketMQError:
         return False
     return True
+
+
+def test_a_body_that_compression_makes_larger_is_sent_as_it_is(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+    producer = make_producer(cluster)
+    noise, text = os.urandom(8_192), b"text" * 2_048
+    producer.send(message(noise))
+    producer.send(message(text))
+    first, second = (seen for seen in cluster.broker.seen if seen.code == SEND_V2)
+    assert (first.body, int(first.fields["f"]) & 1) == (noise, 0)
+    assert (zlib.decompress(second.body), int(second.fields["f"]) & 1) == (text, 1)
+
+
+def test_the_second_attempt_of_a_retry_tells_count_and_limit_as_the_first_did(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(("broker-a", "broker-b"))
+    retry_topic = "%RETRY%group"
+    cluster.routes[retry_topic] = cluster.routes[TOPIC]
+    refused: list[Seen] = []
+
+    def refuse_once(peer: Peer, seen: Seen) -> bool:
+        refused.append(seen)
+        return len(refused) == 1 and peer.reply(seen, 14, remark="no service now")
+
+    cluster.scripts[SEND_V2] = refuse_once
+    client = MQClientInstance("127.0.0.1@retry", ClientConfig(namesrv_addr=cluster.address), ThreadRuntime())
+    try:
+        properties = {"RECONSUME_TIME": "3", "MAX_RECONSUME_TIMES": "5"}
+        client.broker.send_retry_message(retry_topic, b"body", 0, properties)
+    finally:
+        client.shutdown()
+    assert [(seen.fields["j"], seen.fields["l"]) for seen in refused] == [("3", "5")] * 2
 
 
 def test_a_send_whose_broker_dies_goes_to_the_other_one(make_cluster: MakeCluster, make_producer: MakeProducer) -> None:

@@ -140,6 +140,7 @@ class Core:
             offset_store=self.store,
             counters=self.counters,
             subscription=self.rebalance.subscription,
+            newest_subscription=self.rebalance.newest_subscription,
             consume=self.service.submit_consume_request,
             offset_illegal=self.reset_to,
         )
@@ -163,6 +164,12 @@ class Core:
     @property
     def windows(self) -> dict[MessageQueue, ProcessQueue]:
         return dict(self.rebalance.windows())
+
+    def join(self, members: list[str]) -> None:
+        """Be one of these members, and known to the others already."""
+        self.broker.members[GROUP] = members
+        if members != [ME]:
+            assert self.rebalance.do_rebalance() is False
 
     def begin(self) -> None:
         """Rebalance, and begin the first pulls."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from rocketmq_py.client_instance import ClientRegistry, MQClientInstance, build_client_id
-from rocketmq_py.errors import ConfigError
+from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError, TransportError
 from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.remoting.bodies import ConsumerData
@@ -22,6 +22,7 @@ class Consumer:
 
     def __init__(self, group: str) -> None:
         self.group = group
+        self.joined = True
 
     def heartbeat(self) -> ConsumerData:
         return ConsumerData(group=self.group, consume_from_where="CONSUME_FROM_LAST_OFFSET", subscriptions=[])
@@ -125,6 +126,30 @@ def test_without_brokers_no_heartbeat_is_heard(client: MQClientInstance) -> None
     assert client.send_heartbeat_to_all_brokers() is False
     client.register_consumer(Consumer("group"))
     assert client.send_heartbeat_to_all_brokers() is False
+
+
+@pytest.mark.behaviour("CI-06")
+@pytest.mark.parametrize(("error", "asked"), [(TransportError("nobody there"), 1), (BrokerError(1, "busy"), 3)])
+def test_a_refresh_of_routes_ends_at_the_first_when_no_name_server_answers(
+    registry: ClientRegistry, monkeypatch: pytest.MonkeyPatch, error: RocketMQError, asked: int
+) -> None:
+    topics: list[str] = []
+
+    def fail(topic: str) -> bool:
+        topics.append(topic)
+        raise error
+
+    config = ClientConfig(namesrv_addr=NOWHERE, instance_name="refresh", poll_name_server_interval=100_000)
+    client = registry.acquire(config)
+    try:
+        client.register_producer("group")
+        for topic in "abc":
+            client.note_published_topic("group", topic)
+        monkeypatch.setattr(client, "update_topic_route", fail)
+        client._refresh_routes()
+        assert topics == ["a", "b", "c"][:asked]
+    finally:
+        registry.release(client)
 
 
 class _AlwaysBusy:

@@ -63,6 +63,7 @@ class Pulling:
             GROUP, self.broker, RateLimitedLog(self.clock, logging.getLogger(__name__))
         )
         self.subscriptions: dict[str, SubscriptionData] = {topic: build_subscription_data(topic, expression, 1)}
+        self.announced: dict[str, SubscriptionData] = {}
         self.consumed: list[list[int]] = []
         self.illegal: list[PullRequest] = []
         self.puller = MessagePuller(
@@ -75,6 +76,7 @@ class Pulling:
             offset_store=self.store,
             counters=self.counters,
             subscription=self.subscriptions.get,
+            newest_subscription=lambda topic: self.announced.get(topic) or self.subscriptions.get(topic),
             consume=self._consume,
             offset_illegal=self.illegal.append,
         )
@@ -528,6 +530,6 @@ def test_a_message_whose_properties_cannot_be_read_is_not_passed_over(expression
 def test_what_a_held_pull_brings_is_filtered_by_the_newest_subscription() -> None:
     pulling = Pulling("TagA")
     pulling.pull()
-    pulling.subscriptions[TOPIC] = build_subscription_data(TOPIC, "TagA || TagB", 2)
+    pulling.announced[TOPIC] = build_subscription_data(TOPIC, "TagA || TagB", 2)
     pulling.broker.answer(PullResult(PullStatus.FOUND, 12, 0, 99, [message(10, tags="TagB")]))
     assert pulling.window.msg_count == 1

@@ -8,10 +8,10 @@ from rocketmq_py.consumer.stats import Event
 from rocketmq_py.errors import ConnectError, RequestTimeoutError
 from rocketmq_py.model.config import ConsumeFromWhere
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import PullStatus
-from rocketmq_py.model.subscription import build_subscription_data
+from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages, PullStatus
+from rocketmq_py.model.subscription import SubscriptionData, build_subscription_data
 from rocketmq_py.testing import FakeBroker
-from tests.unit.support import GROUP, ME, OTHER, RETRY_TOPIC, TOPIC, Core, messages, mq
+from tests.unit.support import GROUP, ME, OTHER, RETRY_TOPIC, SUCCESS, TOPIC, Core, messages, mq
 
 
 class Broker(FakeBroker):
@@ -56,6 +56,10 @@ def pulled(core: Core) -> list[tuple[MessageQueue, int]]:
     return [(call.mq, call.offset) for call in core.broker.pulls]
 
 
+def announced(core: Core) -> list[SubscriptionData]:
+    return core.rebalance.subscriptions_to_announce()
+
+
 # Gaining queues.
 
 
@@ -72,9 +76,45 @@ def test_a_member_alone_takes_every_queue_and_pulls_it_from_where_the_group_was(
 @pytest.mark.behaviour("RB-01")
 def test_of_several_members_each_takes_its_own_share() -> None:
     core = Core(queues=4)
-    core.broker.members[GROUP] = [OTHER, ME]
+    core.join([OTHER, ME])
     assert core.rebalance.do_rebalance() is True
     assert set(core.windows) == {mq(0), mq(1)}
+
+
+@pytest.mark.behaviour("RB-13")
+def test_a_member_that_joins_others_reads_no_offset_before_they_had_a_second_to_commit() -> None:
+    core = Core(queues=2)
+    core.broker.members[GROUP] = [OTHER, "127.0.0.1@aaa"]
+    assert core.rebalance.do_rebalance() is False
+    core.broker.members[GROUP] = [OTHER, ME]
+    assert core.rebalance.do_rebalance() is False
+    assert core.windows == {}
+    core.broker.offsets[GROUP, mq(0)] = 70
+    assert core.rebalance.do_rebalance() is True
+    core.runtime.advance(500)
+    assert pulled(core) == [(mq(0), 70)]
+
+
+@pytest.mark.behaviour("RB-13")
+def test_a_member_known_to_the_others_takes_further_queues_at_once() -> None:
+    core = Core(queues=2)
+    core.join([ME, OTHER])
+    core.begin()
+    core.broker.members[GROUP] = [ME]
+    assert core.rebalance.do_rebalance() is True
+    assert set(core.windows) == {mq(0), mq(1)}
+
+
+@pytest.mark.behaviour("RB-13")
+def test_a_topic_subscribed_anew_is_joined_anew() -> None:
+    core = Core(queues=2)
+    core.begin()
+    core.broker.members[GROUP] = [ME, OTHER]
+    core.rebalance.unsubscribe(TOPIC)
+    core.rebalance.subscribe(build_subscription_data(TOPIC, "*", 1))
+    core.rebalance.update_topic_subscribe_info(TOPIC, [mq(0), mq(1)])
+    assert core.rebalance.do_rebalance() is False
+    assert core.rebalance.do_rebalance() is True
 
 
 @pytest.mark.behaviour("RB-01")
@@ -83,14 +123,14 @@ def test_the_strategy_gets_queues_and_members_sorted_whatever_order_they_came_in
     core = Core(queues=0, strategy=strategy)
     core.rebalance.update_topic_subscribe_info(TOPIC, [mq(10), mq(9), mq(0)])
     core.broker.members[GROUP] = [OTHER, ME, "10.0.0.1@a"]
-    core.rebalance.do_rebalance()
+    core.rebalance.do_rebalance()  # joins
     assert strategy.asked == [(GROUP, ME, [mq(0), mq(9), mq(10)], ["10.0.0.1@a", ME, OTHER])]
 
 
 @pytest.mark.behaviour("RB-01")
 def test_a_member_listed_twice_counts_once() -> None:
     core = Core(queues=4)
-    core.broker.members[GROUP] = [ME, OTHER, OTHER, ME]
+    core.join([ME, OTHER, OTHER, ME])
     core.rebalance.do_rebalance()
     assert set(core.windows) == {mq(0), mq(1)}
 
@@ -125,7 +165,7 @@ def test_the_first_pull_comes_at_once_when_alone_and_after_500_ms_when_another_m
     members: list[str], delay_ms: int
 ) -> None:
     core = Core()
-    core.broker.members[GROUP] = members
+    core.join(members)
     core.rebalance.do_rebalance()
     core.runtime.advance(max(delay_ms - 1, 0))
     if delay_ms:
@@ -485,13 +525,42 @@ def test_after_a_change_pulls_name_a_new_version_only_when_the_heartbeat_has_tol
 
 
 @pytest.mark.behaviour("RB-09")
+def test_another_expression_is_told_first_and_what_comes_meanwhile_is_filtered_by_it() -> None:
+    got: list[bytes] = []
+
+    def listener(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        got.extend(msg.body for msg in msgs)
+        return SUCCESS
+
+    core = Core(listener, broker=(broker := Broker()), expression="TagA")
+    core.broker.store(mq(), b"a", tags="TagA")
+    core.broker.store(mq(), b"b", tags="TagB")
+    core.begin()
+    known = core.rebalance.subscription(TOPIC)
+    changed = build_subscription_data(TOPIC, "TagB", core.clock.wall_ms() + 1)
+    core.rebalance.subscribe(changed)
+    assert core.rebalance.subscription(TOPIC) is known
+    core.broker.answer_pulls()
+    core.pool.run_all()
+    assert got == [b"b"]
+    told = []
+    broker.during_heartbeat = lambda: told.append((core.rebalance.subscription(TOPIC), *announced(core)))
+    core.rebalance.do_rebalance()
+    assert told == [(known, changed)]
+    assert core.rebalance.subscription(TOPIC) is changed
+
+
+@pytest.mark.behaviour("RB-09")
 def test_a_subscription_changed_while_the_heartbeat_is_sent_is_not_lost() -> None:
     core = Core(broker=(broker := Broker()))
     changed = build_subscription_data(TOPIC, "TagB", core.clock.wall_ms() + 1)
     broker.during_heartbeat = lambda: core.rebalance.subscribe(changed)
     assert core.rebalance.do_rebalance() is True
-    assert core.rebalance.subscription(TOPIC) == changed
-    assert core.rebalance.subscriptions_to_announce() == [changed]
+    assert core.rebalance.newest_subscription(TOPIC) is changed
+    assert announced(core) == [changed]
+    broker.during_heartbeat = lambda: None
+    core.rebalance.do_rebalance()
+    assert core.rebalance.subscription(TOPIC) is changed
 
 
 @pytest.mark.behaviour("RB-09")

@@ -60,6 +60,12 @@ def test_broker_ids_may_be_bare() -> None:
     assert parse_topic_route(changed(("brokerDatas", 0, "brokerAddrs"), {0: "h:1", 1: "h:2"})) == PARSED
 
 
+@pytest.mark.parametrize(("mapping", "is_static"), [(..., False), (None, False), ({}, False), ({"a": {}}, True)])
+def test_a_static_topic_is_told_from_others(mapping: object, is_static: bool) -> None:
+    body = fastjson.dumps({**ROUTE, **({} if mapping is ... else {"topicQueueMappingByBroker": mapping})})
+    assert parse_topic_route(body).is_static is is_static
+
+
 NO_LIST: list[object] = [..., None, {}, "x", [1], [None]]
 NO_INTEGER: list[object] = [..., None, "4", 4.0, True, []]
 NO_QUEUE_COUNT: list[object] = [-1, 2**31, QUEUE_NUMS_MAX + 1]
