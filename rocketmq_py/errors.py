@@ -32,6 +32,10 @@ class MissingExtraError(ClientError, ImportError):
     """An optional dependency is needed; the text says which extra to install."""
 
 
+class StoreError(RocketMQError):
+    """The embedded broker's store cannot be opened, read or written; the text says why and what to do."""
+
+
 class BrokerError(RocketMQError):
     """A broker, proxy or name server answered with an error code.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import datetime
+from enum import Enum
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -13,6 +15,15 @@ from rocketmq_py.cli import consume as consuming
 from rocketmq_py.cli import send as sending
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.config import CONSUME_TIMESTAMP_FORMAT, ConsumeFromWhere
+from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS
+
+
+class Flush(Enum):
+    """Whether a send is answered when the message is on the disk, or before."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -87,6 +98,33 @@ def consume(
             as_json=as_json,
         )
     raise typer.Exit(0 if complete else 1)
+
+
+@app.command()
+def broker(
+    data: Annotated[Path, typer.Option(file_okay=False, help="Directory of the store; made when it does not exist.")],
+    namesrv_port: Annotated[int, typer.Option(min=0, max=65_535, help="Name server's port; 0: any free one.")] = 9876,
+    broker_port: Annotated[int, typer.Option(min=0, max=65_535, help="Broker's port; 0: any free one.")] = 10911,
+    message_delay_level: Annotated[
+        str, typer.Option(help="Delays by level, the first is level 1.")
+    ] = DEFAULT_DELAY_LEVELS,
+    flush: Annotated[
+        Flush, typer.Option(help="async is unsafe: a power cut may lose acknowledged messages.")
+    ] = Flush.SYNC,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a JSON object.")] = False,
+) -> None:
+    """Run a name server and broker on this machine, until Ctrl-C. For development, tests and demos."""
+    with _errors_as_messages():
+        from rocketmq_py.cli import broker as brokering  # needs an extra
+
+        brokering.serve(
+            data,
+            namesrv_port=namesrv_port,
+            broker_port=broker_port,
+            message_delay_level=message_delay_level,
+            synchronous=flush is Flush.SYNC,
+            as_json=as_json,
+        )
 
 
 def _consume_from(text: str) -> tuple[ConsumeFromWhere, str | None]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
+from rocketmq_py.cli.signals import ended_by_signals
 from rocketmq_py.model.config import ConsumeFromWhere
 from rocketmq_py.model.listener import MessageListenerConcurrently
 from rocketmq_py.model.message import MessageExt
@@ -42,7 +41,7 @@ def consume(
         consumer.consume_timestamp = moment
     consumer.subscribe(topic, tags)
     consumer.register_message_listener(printer)
-    with _ended_by_signals(done.set), consumer:
+    with ended_by_signals(done.set), consumer:
         in_time = done.wait(timeout_s)
     return in_time or count is None
 
@@ -105,14 +104,3 @@ def as_dict(msg: MessageExt) -> dict[str, object]:
     except UnicodeDecodeError:
         told["body_base64"] = base64.b64encode(msg.body).decode()
     return told
-
-
-@contextmanager
-def _ended_by_signals(end: Callable[[], None]) -> Iterator[None]:
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: end()) for number in handled]
-    try:
-        yield
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)

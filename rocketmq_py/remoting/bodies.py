@@ -6,13 +6,14 @@ be relied on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from rocketmq_py.errors import ProtocolError
+from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
-from rocketmq_py.model.subscription import SubscriptionData
+from rocketmq_py.model.subscription import TAG, SubscriptionData
 from rocketmq_py.remoting import fastjson
 
 QUEUE_NUMS_MAX = 65_536
@@ -85,6 +86,100 @@ def parse_consumer_id_list(body: bytes) -> list[str]:
     """
     members = _field(_object(fastjson.loads(body), "the reply"), "consumerIdList", list)
     return [_checked(member, str, "a client id") for member in members]
+
+
+def encode_consumer_id_list(client_ids: Sequence[str]) -> bytes:
+    """The reply to GET_CONSUMER_LIST_BY_GROUP."""
+    return fastjson.dumps({"consumerIdList": list(client_ids)})
+
+
+def parse_heartbeat(body: bytes) -> tuple[str, list[ConsumerData]]:
+    """Client id and consumers out of HEART_BEAT; producers are not looked at.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    heartbeat = _object(fastjson.loads(body), "a heartbeat")
+    consumers = [_consumer_data(_object(each, "a consumer")) for each in _field(heartbeat, "consumerDataSet", list)]
+    return _field(heartbeat, "clientID", str), consumers
+
+
+def _consumer_data(fields: Mapping[Any, Any]) -> ConsumerData:
+    return ConsumerData(
+        group=_field(fields, "groupName", str),
+        consume_from_where=str(fields.get("consumeFromWhere")),
+        subscriptions=[
+            _parsed_subscription(_object(each, "a subscription"))
+            for each in _field(fields, "subscriptionDataSet", list)
+        ],
+        unit_mode=fields.get("unitMode") is True,
+        consume_type=str(fields.get("consumeType")),
+        message_model=str(fields.get("messageModel")),
+    )
+
+
+def _parsed_subscription(fields: Mapping[Any, Any]) -> SubscriptionData:
+    return SubscriptionData(
+        topic=_field(fields, "topic", str),
+        sub_string=_field(fields, "subString", str),
+        tags_set=frozenset(_checked(tag, str, "a tag") for tag in fields.get("tagsSet") or ()),
+        code_set=frozenset(_checked(code, int, "a tag's hash") for code in fields.get("codeSet") or ()),
+        sub_version=_field(fields, "subVersion", int),
+        expression_type=str(fields.get("expressionType") or TAG),
+    )
+
+
+def parse_expression_type(body: bytes) -> str:
+    """Kind of expression that CHECK_CLIENT_CONFIG asks about; TAG when it tells none.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    asked = _object(fastjson.loads(body), "the request")
+    subscription = _object(asked.get("subscriptionData"), "a subscription")
+    return str(subscription.get("expressionType") or TAG)
+
+
+class LockBatch(NamedTuple):
+    """Which queues a client wants to lock or unlock."""
+
+    group: str
+    client_id: str
+    mqs: set[MessageQueue]
+
+
+def parse_lock_batch(body: bytes) -> LockBatch:
+    """Body of LOCK_BATCH_MQ and UNLOCK_BATCH_MQ.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    fields = _object(fastjson.loads(body), "the request")
+    queues = [_object(each, "a queue") for each in _field(fields, "mqSet", list)]
+    return LockBatch(
+        _field(fields, "consumerGroup", str),
+        _field(fields, "clientId", str),
+        {
+            MessageQueue(_field(each, "topic", str), _field(each, "brokerName", str), _field(each, "queueId", int))
+            for each in queues
+        },
+    )
+
+
+def encode_locked(mqs: Iterable[MessageQueue]) -> bytes:
+    """The reply to LOCK_BATCH_MQ: what is held now."""
+    return fastjson.dumps({"lockOKMQSet": sorted(mqs)})
+
+
+def parse_group_config(body: bytes, known: type) -> dict[str, Any]:
+    """The fields that ``known`` has, of their types, out of UPDATE_AND_CREATE_SUBSCRIPTIONGROUP.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    told = _object(fastjson.loads(body), "a group's configuration")
+    types = get_type_hints(known)
+    return {name: _checked(told[name], kind, name) for name, kind in types.items() if told.get(name) is not None}
 
 
 def parse_topic_route(body: bytes) -> TopicRouteData:

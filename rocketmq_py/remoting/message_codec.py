@@ -20,6 +20,7 @@ from rocketmq_py.errors import ConfigError, MissingExtraError, ProtocolError
 from rocketmq_py.model.codes import MessageSysFlag
 from rocketmq_py.model.message import (
     MessageExt,
+    MessageHead,
     PullBounds,
     format_properties,
     pack_host,
@@ -144,30 +145,72 @@ def decode_messages(
     return messages
 
 
+class StoredMessage(NamedTuple):
+    """A message as it is stored: nothing is decompressed."""
+
+    head: MessageHead
+    topic: str
+    body: bytes
+    properties: dict[str, str]
+
+
+def decode_stored(data: bytes) -> StoredMessage:
+    """Read one stored message, its body as it is.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    try:
+        layout = _HEADS[data[_SYS_FLAG_LOW_BYTE] & _V6_HOSTS]
+        *head, body_size = layout.unpack_from(data)
+        body_end = layout.size + body_size
+        wide = head[1] == _MAGIC_V2
+        topic_start = body_end + 1 + wide
+        topic_end = topic_start + int.from_bytes(data[body_end:topic_start], "big")
+        properties_start = topic_end + 2
+        return StoredMessage(
+            MessageHead._make(head),
+            data[topic_start:topic_end].decode(),
+            data[layout.size : body_end],
+            parse_properties(data[properties_start:]),
+        )
+    except (IndexError, ValueError, struct.error):
+        raise ProtocolError(f"{_place(data, 0)} is malformed") from None
+
+
 def encode_message(message: MessageExt) -> bytes:
     """Write a message as a broker stores it; body and system flag go out as they are, the CRC is the body's.
 
     Raises:
         ConfigError: topic or properties are too long, or a number does not fit.
     """
-    head = message.head
-    v6 = (MessageSysFlag.BORNHOST_V6 if len(head.born_host) == 20 else 0) | (
-        MessageSysFlag.STOREHOST_V6 if len(head.store_host) == 20 else 0
-    )
-    layout = _HEADS[v6]
-    body, topic = message.body, message.topic.encode()
-    is_v1 = len(topic) <= _TOPIC_V1_MAX_BYTES
+    head = message.head._replace(queue_offset=message.queue_offset, reconsume_times=message.reconsume_times)
     try:
-        topic_size = _BYTE.pack(len(topic)) if is_v1 else _SHORT.pack(len(topic))
-        tail = b"".join((body, topic_size, topic, _properties(message.properties)))
-        packed = layout.pack(
-            layout.size + len(tail), _MAGIC_V1 if is_v1 else _MAGIC_V2, crc32(body), head.queue_id, head.flag,
-            message.queue_offset, head.commit_log_offset, head.sys_flag & ~_V6_HOSTS | v6, head.born_timestamp,
-            head.born_host, head.store_timestamp, head.store_host, message.reconsume_times,
-            head.prepared_transaction_offset, len(body),
-        )  # fmt: skip
+        return encode_stored(head, message.topic, message.body, format_properties(message.properties))
     except struct.error as error:
         raise ConfigError(f"{message!r} cannot be stored: {error}") from None
+
+
+def encode_stored(head: MessageHead, topic: str, body: bytes, properties: str) -> bytes:
+    """Write a message as a broker stores it; size, magic and CRC of the head are set here, as are the hosts' flags.
+
+    Raises:
+        ConfigError: the properties are too long.
+        struct.error: the topic is too long, or a number does not fit.
+    """
+    born_host, store_host = head[9], head[11]
+    v6 = (MessageSysFlag.BORNHOST_V6 if len(born_host) == 20 else 0) | (
+        MessageSysFlag.STOREHOST_V6 if len(store_host) == 20 else 0
+    )
+    layout = _HEADS[v6]
+    raw_topic = topic.encode()
+    is_v1 = len(raw_topic) <= _TOPIC_V1_MAX_BYTES
+    topic_size = _BYTE.pack(len(raw_topic)) if is_v1 else _SHORT.pack(len(raw_topic))
+    tail = b"".join((body, topic_size, raw_topic, _packed_properties(properties)))
+    packed = layout.pack(
+        layout.size + len(tail), _MAGIC_V1 if is_v1 else _MAGIC_V2, crc32(body), *head[3:7],
+        head[7] & ~_V6_HOSTS | v6, *head[8:], len(body),
+    )  # fmt: skip
     return packed + tail
 
 
@@ -181,7 +224,7 @@ def encode_batch(parts: Iterable[tuple[bytes, int, Mapping[str, str]]]) -> bytes
     """
     pieces: list[bytes] = []
     for body, flag, properties in parts:
-        raw_properties = _properties(properties)
+        raw_properties = _packed_properties(format_properties(properties))
         size = _BATCH_HEAD.size + len(body) + len(raw_properties)
         try:
             pieces += (_BATCH_HEAD.pack(size, 0, 0, flag, len(body)), body, raw_properties)
@@ -371,8 +414,8 @@ def _topic(raw: bytes) -> str:
         raise ProtocolError(f"has a topic that is not UTF-8: {raw!r}") from None
 
 
-def _properties(properties: Mapping[str, str]) -> bytes:
-    raw = format_properties(properties).encode()
+def _packed_properties(properties: str) -> bytes:
+    raw = properties.encode()
     if len(raw) > PROPERTIES_MAX_BYTES:
         raise ConfigError(f"the properties of a message have {len(raw)} bytes, the limit is {PROPERTIES_MAX_BYTES}")
     return _SHORT.pack(len(raw)) + raw

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
-import random
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import tempfile
 import time
@@ -20,15 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.administration import BROKER_NAME, CLUSTER_NAME, Administration, ClusterError, call, free_ports, text_of
 from tests.apache.jars import QUIET, JavaError, classpath, java_command, program_command
 
-BROKER_NAME = "broker-a"
-CLUSTER_NAME = "DefaultCluster"
 #: 18 delay levels, as a broker needs them; a consumer's first retry uses the third
 FAST_DELAYS = "1s 1s 1s 1s " + " ".join(["2s"] * 14)
 
-#: below the range from which a machine takes its outgoing ports, so that a port stays ours while its server is down
-_PORTS = range(12_000, 32_000)
 _START_TIMEOUT_S = 90.0
 _POLL_S = 0.05
 #: runs a command that dies with us: it is killed, with its process group, when the pipe on its standard input closes
@@ -70,75 +64,6 @@ BENCHMARK = Profile(
 )
 
 
-class ClusterError(Exception):
-    """The cluster did not do what was asked; the message carries the tail of its logs where they help."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A remoting response."""
-
-    code: int
-    remark: str
-    ext: Mapping[str, str]
-    body: bytes
-
-    def checked(self, what: str) -> Reply:
-        """This reply, or an exception when it is an error."""
-        if self.code != 0:
-            raise ClusterError(f"{what}: code {self.code} {self.remark}")
-        return self
-
-
-class Wire:
-    """One remoting connection, spoken with the standard library alone.
-
-    It shares no line with ``rocketmq_py``, so that a mistake there cannot hide itself here.
-    """
-
-    def __init__(self, addr: str, timeout_s: float = 5.0) -> None:
-        host, port = addr.rsplit(":", 1)
-        self._socket = socket.create_connection((host, int(port)), timeout_s)
-        self._opaque = itertools.count(1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def call(self, code: int, ext: Mapping[str, object] | None = None, body: bytes = b"") -> Reply:
-        """Send a request and wait for its response."""
-        opaque = next(self._opaque)
-        fields = {name: _text(value) for name, value in (ext or {}).items()}
-        command = {"code": code, "language": "OTHER", "version": 513, "opaque": opaque, "flag": 0, "extFields": fields}
-        header = json.dumps(command).encode()
-        self._socket.sendall(struct.pack(">ii", 4 + len(header) + len(body), len(header)) + header + body)
-        while True:
-            (length,) = struct.unpack(">i", self._receive(4))
-            frame = self._receive(length)
-            (header_length,) = struct.unpack_from(">i", frame)
-            answer = json.loads(frame[4 : 4 + header_length])
-            if answer["flag"] & 1 and answer["opaque"] == opaque:
-                remark, ext_fields = answer.get("remark") or "", answer.get("extFields") or {}
-                return Reply(answer["code"], remark, ext_fields, frame[4 + header_length :])
-
-    def _receive(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = self._socket.recv(size - len(data))
-            if not piece:
-                raise ConnectionResetError("the server closed the connection")
-            data += piece
-        return data
-
-
-def call(addr: str, code: int, ext: Mapping[str, object] | None = None, body: bytes = b"") -> Reply:
-    """One request over a connection of its own."""
-    with Wire(addr) as wire:
-        return wire.call(code, ext, body)
-
-
 @dataclass
 class _Server:
     """One of the cluster's JVMs: how to start it, and the process while it runs."""
@@ -150,7 +75,7 @@ class _Server:
     process: subprocess.Popen[bytes] | None = field(default=None)
 
 
-class ApacheCluster:
+class ApacheCluster(Administration):
     """Name server, broker ``broker-a`` and, with ``proxy=True``, a proxy with its remoting and its gRPC port.
 
     Ports are chosen per run and clients are told loopback addresses only; upstream itself opens a broker's replication
@@ -218,86 +143,6 @@ class ApacheCluster:
         if name not in self._servers:
             raise ClusterError(f"this cluster has no {name}: start it with ApacheCluster({name}=True)")
         return f"127.0.0.1:{self._servers[name].ports[port]}"
-
-    # ------------------------------------------------------------------ topics, groups, offsets
-
-    def create_topic(
-        self, topic: str, queues: int = 8, perm: int = 6, *, order: bool = False, message_type: str | None = None
-    ) -> None:
-        """Create or change a topic and wait until the name server routes to it.
-
-        ``message_type`` is NORMAL, FIFO, DELAY, TRANSACTION or MIXED; what the gRPC clients check.
-        """
-        ext: dict[str, object] = {
-            "topic": topic,
-            "defaultTopic": "TBW102",
-            "readQueueNums": queues,
-            "writeQueueNums": queues,
-            "perm": perm,
-            "topicFilterType": "SINGLE_TAG",
-            "topicSysFlag": 0,
-            "order": order,
-        }
-        if message_type is not None:
-            ext["attributes"] = f"+message.type={message_type}"
-        call(self.broker_addr, 17, ext).checked(f"create topic {topic}")
-        self.wait_route(topic)
-
-    def create_group(self, group: str, *, retry_max_times: int = 16, orderly: bool = False) -> None:
-        """Create or change a consumer group, and its retry topic.
-
-        Without the retry topic a group's first retry waits for the client's next look at the routes, up to 30 s.
-        """
-        config = {"groupName": group, "retryMaxTimes": retry_max_times, "consumeMessageOrderly": orderly}
-        call(self.broker_addr, 200, body=json.dumps(config).encode()).checked(f"create group {group}")
-        self.create_topic(f"%RETRY%{group}", queues=1)
-
-    def delete_topic(self, topic: str) -> None:
-        """Delete a topic at the broker and at the name server."""
-        call(self.broker_addr, 215, {"topic": topic}).checked(f"delete topic {topic}")
-        call(self.namesrv_addr, 216, {"topic": topic}).checked(f"delete topic {topic}")
-
-    def route(self, topic: str, addr: str | None = None) -> dict[str, Any] | None:
-        """The topic's route as a name server (or a proxy) tells it; None when it has none."""
-        reply = call(addr or self.namesrv_addr, 105, {"topic": topic, "acceptStandardJsonOnly": True})
-        if reply.code == 17:
-            return None
-        route: dict[str, Any] = json.loads(reply.checked(f"route of {topic}").body)
-        return route
-
-    def wait_route(self, topic: str, addr: str | None = None, timeout_s: float = 30.0) -> None:
-        """Wait until a name server (or a proxy) tells a route for the topic."""
-        self._wait(lambda: self.route(topic, addr) is not None, f"a route of {topic}", timeout_s)
-
-    def max_offsets(self, topic: str) -> dict[int, int]:
-        """By queue id, the offset the next message will get."""
-        with Wire(self.broker_addr) as wire:
-            replies = {queue: wire.call(30, {"topic": topic, "queueId": queue}) for queue in self._queues(topic)}
-        return {queue: int(reply.checked("max offset").ext["offset"]) for queue, reply in replies.items()}
-
-    def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
-        """By queue id, the offset from which the group will go on; -1 where it has committed none."""
-        offsets = {}
-        with Wire(self.broker_addr) as wire:
-            for queue in self._queues(topic):
-                ext = {"consumerGroup": group, "topic": topic, "queueId": queue, "setZeroIfNotFound": False}
-                reply = wire.call(14, ext)
-                offsets[queue] = -1 if reply.code == 22 else int(reply.checked("committed offset").ext["offset"])
-        return offsets
-
-    def consumer_ids(self, group: str) -> list[str]:
-        """The client ids that consume in the group now."""
-        reply = call(self.broker_addr, 38, {"consumerGroup": group})
-        if reply.code == 1:  # "no consumer for this group"
-            return []
-        return sorted(json.loads(reply.checked(f"consumers of {group}").body)["consumerIdList"])
-
-    def _queues(self, topic: str) -> range:
-        route = self.route(topic)
-        if route is None:
-            raise ClusterError(f"topic {topic} does not exist")
-        (queues,) = [data for data in route["queueDatas"] if data["brokerName"] == BROKER_NAME]
-        return range(max(queues["readQueueNums"], queues["writeQueueNums"]))
 
     # ------------------------------------------------------------------ the broker's life
 
@@ -372,7 +217,7 @@ class ApacheCluster:
         return "\n".join(parts)
 
     def _start(self) -> None:
-        (namesrv,), (broker,), (remoting, grpc) = _free_ports(0), _free_ports(-2, 0, 1)[1:2], _free_ports(0, 1)
+        (namesrv,), (broker,), (remoting, grpc) = free_ports(0), free_ports(-2, 0, 1)[1:2], free_ports(0, 1)
         namesrv_config = self._dir / "namesrv.conf"
         _write_properties(namesrv_config, {"listenPort": namesrv, "bindAddress": "127.0.0.1"})
         self._add("namesrv", "namesrv.NamesrvStartup", "-c", namesrv_config, self._profile.namesrv, (namesrv,))
@@ -494,26 +339,8 @@ class ApacheCluster:
         raise ClusterError(f"waited {timeout_s:.0f} s for {what}: {last}\n{self.log_tail()}")
 
 
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _write_properties(file: Path, settings: Mapping[str, object]) -> None:
-    file.write_text("".join(f"{name}={_text(value)}\n" for name, value in settings.items()))
-
-
-def _free_ports(*offsets: int) -> list[int]:
-    """Ports at these distances from one another that nobody listens on."""
-    while True:
-        base = random.choice(_PORTS)
-        ports = [base + offset for offset in offsets]
-        try:
-            for port in ports:
-                with socket.socket() as probe:
-                    probe.bind(("", port))
-        except OSError:
-            continue
-        return ports
+    file.write_text("".join(f"{name}={text_of(value)}\n" for name, value in settings.items()))
 
 
 def _with_parent(command: list[str]) -> list[str]:

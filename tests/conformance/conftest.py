@@ -7,16 +7,24 @@ from typing import Any
 import pytest
 
 from rocketmq_py import ConsumeFromWhere, DefaultMQProducer, DefaultMQPushConsumer, Message, MessageListenerConcurrently
-from tests.apache.cluster import ApacheCluster
 from tests.conformance.servers import SERVERS, Server
+from tests.embedded import EmbeddedProcess
 
 StartConsumer = Callable[..., DefaultMQPushConsumer]
 SendBodies = Callable[..., list[bytes]]
 
 
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[EmbeddedProcess]:
+    """One embedded broker for the whole session. Tests keep apart by topic and group."""
+    with EmbeddedProcess() as process:
+        yield process
+
+
 @pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest, apache: ApacheCluster) -> Server:
-    return SERVERS[request.param](apache)
+def server(request: pytest.FixtureRequest) -> Server:
+    kind = SERVERS[request.param]
+    return kind(request.getfixturevalue(kind.fixture))
 
 
 @pytest.fixture

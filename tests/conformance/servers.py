@@ -6,6 +6,7 @@ import uuid
 from abc import ABC, abstractmethod
 
 from tests.apache.cluster import ApacheCluster
+from tests.embedded import EmbeddedProcess
 
 
 class Server(ABC):
@@ -13,6 +14,9 @@ class Server(ABC):
 
     rebalance_bound_s: float
     """How long a group may take to spread its queues after a member came or went."""
+
+    fixture: str
+    """Name of the fixture that starts it."""
 
     tells_of_new_members: bool
     """Whether the members of a group are told at once that another one came."""
@@ -58,14 +62,14 @@ class Server(ABC):
         return group
 
 
-class ApacheBroker(Server):
-    """Apache's name server and broker."""
+class _Administered(Server):
+    """A server that is a name server and a broker."""
 
     rebalance_bound_s = 15
     tells_of_new_members = True
     creates_topics = True
 
-    def __init__(self, cluster: ApacheCluster) -> None:
+    def __init__(self, cluster: ApacheCluster | EmbeddedProcess) -> None:
         self.cluster = cluster
 
     @property
@@ -88,8 +92,23 @@ class ApacheBroker(Server):
         self.cluster.restart_broker()
 
 
-class ApacheProxyRemoting(ApacheBroker):
+class ApacheBroker(_Administered):
+    """Apache's name server and broker."""
+
+    fixture = "apache"
+
+
+class Embedded(_Administered):
+    """The broker of this package, a process of its own."""
+
+    fixture = "embedded"
+
+
+class ApacheProxyRemoting(_Administered):
     """Apache's proxy in front of the same broker, on its remoting port."""
+
+    fixture = "apache"
+    cluster: ApacheCluster
 
     # Each finds out at its next turn, after at most 20 s.
     rebalance_bound_s = 45
@@ -106,4 +125,8 @@ class ApacheProxyRemoting(ApacheBroker):
         self.cluster.wait_route(topic, self.namesrv_addr)
 
 
-SERVERS: dict[str, type[ApacheBroker]] = {"apache-broker": ApacheBroker, "apache-proxy-remoting": ApacheProxyRemoting}
+SERVERS: dict[str, type[_Administered]] = {
+    "embedded": Embedded,
+    "apache-broker": ApacheBroker,
+    "apache-proxy-remoting": ApacheProxyRemoting,
+}

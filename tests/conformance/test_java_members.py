@@ -21,7 +21,8 @@ from rocketmq_py import (
 )
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
 from rocketmq_py.model.results import Messages
-from tests.apache.cluster import BROKER_NAME, TESTS, ApacheCluster
+from tests.administration import BROKER_NAME
+from tests.apache.cluster import TESTS, ApacheCluster
 from tests.apache.jars import QUIET, compile_java, java_command
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import StartConsumer

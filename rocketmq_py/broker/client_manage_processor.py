@@ -1,0 +1,131 @@
+"""Heartbeats, members, committed offsets and locks.
+
+Source: ClientManageProcessor, ConsumerManageProcessor, and the lock requests of AdminBrokerProcessor.
+"""
+
+from __future__ import annotations
+
+from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required, success
+from rocketmq_py.broker.commit_log import CommitLog
+from rocketmq_py.broker.consumer_manager import ConsumerManager
+from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
+from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
+from rocketmq_py.broker.store import QueueKey
+from rocketmq_py.broker.topic_config import TopicConfigManager
+from rocketmq_py.errors import BrokerError
+from rocketmq_py.model import names
+from rocketmq_py.model.codes import RequestCode, ResponseCode
+from rocketmq_py.model.subscription import TAG
+from rocketmq_py.remoting import bodies
+from rocketmq_py.remoting.frame import RemotingCommand
+
+
+class ClientManageProcessor:
+    """What members of groups ask for. On the loop's thread only."""
+
+    def __init__(
+        self,
+        *,
+        commit_log: CommitLog,
+        topics: TopicConfigManager,
+        consumers: ConsumerManager,
+        offsets: ConsumerOffsetManager,
+        locks: RebalanceLockManager,
+    ) -> None:
+        self._commit_log = commit_log
+        self._topics = topics
+        self._consumers = consumers
+        self._offsets = offsets
+        self._locks = locks
+
+    def handlers(self) -> dict[int, Handler]:
+        """What is answered here."""
+        return {
+            RequestCode.HEART_BEAT: self.heart_beat,
+            RequestCode.UNREGISTER_CLIENT: self.unregister_client,
+            RequestCode.CHECK_CLIENT_CONFIG: self.check_client_config,
+            RequestCode.GET_CONSUMER_LIST_BY_GROUP: self.get_consumer_list_by_group,
+            RequestCode.QUERY_CONSUMER_OFFSET: self.query_consumer_offset,
+            RequestCode.UPDATE_CONSUMER_OFFSET: self.update_consumer_offset,
+            RequestCode.LOCK_BATCH_MQ: self.lock_batch_mq,
+            RequestCode.UNLOCK_BATCH_MQ: self.unlock_batch_mq,
+        }
+
+    def heart_beat(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Note who consumes what; makes groups and their retry topics."""
+        client_id, consumers = bodies.parse_heartbeat(request.body)
+        for data in consumers:
+            group = self._topics.ensure_group(data.group)
+            if group is None:
+                continue
+            self._topics.ensure_topic(names.retry_topic(data.group), group.retryQueueNums)
+            self._consumers.register(channel, client_id, data, notify=group.notifyConsumerIdsChangedEnable)
+        # No version 2: clients send everything each time.
+        return success(request, {"IS_SUPPORT_HEART_BEAT_V2": "false", "IS_SUB_CHANGE": "true"})
+
+    def unregister_client(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """A member leaves."""
+        name = request.ext_fields.get("consumerGroup")
+        if name:
+            group = self._topics.group(name)
+            self._consumers.unregister(channel, name, notify=group is None or group.notifyConsumerIdsChangedEnable)
+        return success(request)
+
+    def check_client_config(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Say whether a subscription can be served."""
+        if bodies.parse_expression_type(request.body) != TAG:
+            raise BrokerError(
+                ResponseCode.SYSTEM_ERROR, "The broker does not support consumer to filter message by SQL92"
+            )
+        return success(request)
+
+    def get_consumer_list_by_group(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Name a group's members."""
+        group = required(request, "consumerGroup")
+        client_ids = self._consumers.client_ids(group)
+        if not client_ids:
+            return refusal(request, ResponseCode.SYSTEM_ERROR, f"no consumer for this group, {group}")
+        return success(request, body=bodies.encode_consumer_id_list(client_ids))
+
+    def query_consumer_offset(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Tell a committed offset."""
+        key = self._queue(request)
+        offset = self._offsets.query_offset(required(request, "consumerGroup"), key)
+        if offset < 0 and request.ext_fields.get("setZeroIfNotFound") != "false" and self._is_young(key):
+            offset = 0
+        if offset < 0:
+            return refusal(request, ResponseCode.QUERY_NOT_FOUND, "Not found, maybe this group consumer boot first")
+        return success(request, {"offset": offset})
+
+    def _is_young(self, key: QueueKey) -> bool:
+        """Message 0 is still there: a new group begins there, whatever it asked for. Source: queryConsumerOffset."""
+        return self._commit_log.min_offset(key) == 0 and self._commit_log.max_offset(key) > 0
+
+    def update_consumer_offset(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Commit an offset."""
+        group, key = required(request, "consumerGroup"), self._queue(request)
+        if self._topics.group(group) is None:
+            raise BrokerError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"Group {group} not exist!")
+        if self._topics.topic(key.topic) is None:
+            raise BrokerError(ResponseCode.TOPIC_NOT_EXIST, f"Topic {key.topic} not exist!")
+        offset = integer(request, "commitOffset")
+        if offset < 0:
+            raise BrokerError(ResponseCode.SYSTEM_ERROR, f"{offset} is no offset")
+        self._offsets.commit_offset(group, key, offset)
+        return success(request)
+
+    @staticmethod
+    def _queue(request: RemotingCommand) -> QueueKey:
+        return QueueKey(required(request, "topic"), integer(request, "queueId", bits=32))
+
+    def lock_batch_mq(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Lock queues for an orderly consumer; answers which it holds."""
+        wanted = bodies.parse_lock_batch(request.body)
+        held = self._locks.try_lock_batch(wanted.group, wanted.mqs, wanted.client_id)
+        return success(request, body=bodies.encode_locked(held))
+
+    def unlock_batch_mq(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Give locks back."""
+        wanted = bodies.parse_lock_batch(request.body)
+        self._locks.unlock_batch(wanted.group, wanted.mqs, wanted.client_id)
+        return success(request)

@@ -1,0 +1,300 @@
+"""Gives messages their places, and writes everything durable in groups: many sends share one sync of the disk.
+
+A group: what came while the last group was being committed is written in one transaction, the commit runs on another
+thread, and when it is on the disk every sender is answered. Nobody is told of a message before.
+
+Source: CommitLog and its GroupCommitService, ConsumeQueue; the way of writing is our own.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rocketmq_py.broker.loop import Loop
+from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row
+from rocketmq_py.clock import Clock
+from rocketmq_py.errors import StoreError
+from rocketmq_py.model.message import MessageConst, MessageHead, format_properties
+from rocketmq_py.model.unique_id import java_string_hash
+from rocketmq_py.remoting.message_codec import encode_stored
+
+PENDING_MAX_BYTES = 64 * 1024 * 1024
+"""Bodies that wait for their commit; above, sends are refused. Senders wait for answers, so few get there."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class MessageInner:
+    """A message to be stored. Source: MessageExtBrokerInner.
+
+    Attributes:
+        properties: complete, as they are to be stored.
+        due_ms: wall ms; what a delay queue is ordered by, in the place of the tag's hash. None for other queues.
+        born_host: packed as on the wire.
+    """
+
+    topic: str
+    queue_id: int
+    body: bytes
+    properties: Mapping[str, str]
+    flag: int = 0
+    sys_flag: int = 0
+    born_timestamp: int = 0
+    born_host: bytes = bytes(8)
+    reconsume_times: int = 0
+    due_ms: int | None = None
+
+
+class Place(NamedTuple):
+    """Where a message is stored."""
+
+    queue_offset: int
+    physical_offset: int
+
+
+@dataclass(slots=True)
+class Queue:
+    """A queue in memory. ``next_offset`` counts what is being written, ``max_offset`` what is committed."""
+
+    row: int
+    min_offset: int
+    max_offset: int
+    next_offset: int
+
+
+class Arrival(NamedTuple):
+    """A message that has been committed."""
+
+    key: QueueKey
+    queue_offset: int
+    tags_code: int
+
+
+Stored = Callable[[StoreError | None], None]
+
+
+class CommitLog:
+    """Owner of queues, of the next row id, and of what waits for a commit. On the loop's thread only.
+
+    Args:
+        store_host: address of this broker, packed; part of every message's id.
+        on_arrival: told of every message once it is committed.
+    """
+
+    def __init__(
+        self,
+        store: MessageStore,
+        loop: Loop,
+        clock: Clock,
+        store_host: bytes,
+        on_arrival: Callable[[Sequence[Arrival]], None],
+    ) -> None:
+        self._store = store
+        self._loop = loop
+        self._clock = clock
+        self._store_host = store_host
+        self._on_arrival = on_arrival
+        self._queues: dict[QueueKey, Queue] = {
+            key: Queue(state.row, state.min_offset, state.max_offset, state.max_offset)
+            for key, state in store.queues().items()
+        }
+        self._next_queue_row = 1 + max((queue.row for queue in self._queues.values()), default=0)
+        self._next_id = store.last_id + 1
+        self._pending = Changes()
+        self._waiting: list[Stored] = []
+        self._arrivals: list[Arrival] = []
+        self._pending_bytes = 0
+        self._committing = False
+        self._flush_is_due = False
+        self._idle: list[Callable[[], None]] = []
+        self.failure: StoreError | None = None
+
+    # Queues.
+
+    def min_offset(self, key: QueueKey) -> int:
+        """First offset of a queue, 0 when it has none."""
+        queue = self._queues.get(key)
+        return 0 if queue is None else queue.min_offset
+
+    def max_offset(self, key: QueueKey) -> int:
+        """One past the last committed offset of a queue."""
+        queue = self._queues.get(key)
+        return 0 if queue is None else queue.max_offset
+
+    def read(self, key: QueueKey, offset: int, count: int) -> list[tuple[int, bytes]]:
+        """Committed messages from an offset on: (queue offset, data). Raises ``StoreError``."""
+        queue = self._queues.get(key)
+        return [] if queue is None else self._store.read(queue.row, offset, count)
+
+    def scan(self, key: QueueKey, offset: int, count: int) -> list[tuple[int, int, int]]:
+        """(queue offset, physical offset, tags code) from an offset on. Raises ``StoreError``."""
+        queue = self._queues.get(key)
+        return [] if queue is None else self._store.scan(queue.row, offset, count)
+
+    def look_message_by_offset(self, physical_offset: int) -> bytes | None:
+        """One committed message. Raises ``StoreError``."""
+        return self._store.by_id(physical_offset)
+
+    def search_offset(self, key: QueueKey, timestamp_ms: int) -> int:
+        """First offset stored at or after a moment; the queue's end when there is none. Raises ``StoreError``."""
+        queue = self._queues.get(key)
+        if queue is None:
+            return 0
+        low, high = queue.min_offset, queue.max_offset
+        while low < high:
+            middle = (low + high) // 2
+            stored_ms = self._store.stored_ms(queue.row, middle)
+            if stored_ms is not None and stored_ms < timestamp_ms:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    # Writing.
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether too much waits for its commit already."""
+        return self._pending_bytes > PENDING_MAX_BYTES
+
+    def put(
+        self, messages: Sequence[MessageInner], stored: Stored, delay_offsets: Mapping[int, int] | None = None
+    ) -> list[Place]:
+        """Store messages, and whole or not at all what belongs to them.
+
+        Args:
+            messages: get their places at once, in this order.
+            stored: called when they are on the disk, with the error if they never will be.
+            delay_offsets: progress of delay queues by level, to be committed together with the messages.
+
+        Raises:
+            ConfigError, struct.error: a message does not fit the format; none is stored.
+        """
+        now_ms = self._clock.wall_ms()
+        rows: list[Row] = []
+        places: list[Place] = []
+        arrivals: list[Arrival] = []
+        used: dict[QueueKey, int] = {}
+        for message in messages:
+            key = QueueKey(message.topic, message.queue_id)
+            queue = self._queues.get(key) or self._add_queue(key)
+            place = Place(used.get(key, queue.next_offset), self._next_id + len(rows))
+            data = encode_stored(
+                MessageHead(
+                    0, 0, 0, message.queue_id, message.flag, place.queue_offset, place.physical_offset,
+                    message.sys_flag, message.born_timestamp, message.born_host, now_ms, self._store_host,
+                    message.reconsume_times, 0,
+                ),
+                message.topic, message.body, format_properties(message.properties),
+            )  # fmt: skip
+            tags = message.properties.get(MessageConst.TAGS)
+            tags_code = message.due_ms if message.due_ms is not None else java_string_hash(tags) if tags else 0
+            rows.append(
+                Row(place.physical_offset, queue.row, place.queue_offset, tags_code, now_ms, zlib.crc32(data), data)
+            )
+            places.append(place)
+            used[key] = place.queue_offset + 1
+            arrivals.append(Arrival(key, place.queue_offset, tags_code))
+        for key, next_offset in used.items():
+            self._queues[key].next_offset = next_offset
+        self._next_id += len(rows)
+        self._pending.rows += rows
+        self._pending_bytes += sum(len(row.data) for row in rows)
+        self._arrivals += arrivals
+        self._pending.delay_offsets.update(delay_offsets or {})
+        self._wait(stored)
+        return places
+
+    def _add_queue(self, key: QueueKey) -> Queue:
+        queue = self._queues[key] = Queue(self._next_queue_row, 0, 0, 0)
+        self._pending.queues[queue.row] = key
+        self._next_queue_row += 1
+        return queue
+
+    def put_topic(self, name: str, config: Mapping[str, Any], stored: Stored) -> None:
+        """Store a topic's configuration."""
+        self._pending.topics[name] = config
+        self._wait(stored)
+
+    def put_group(self, name: str, config: Mapping[str, Any], stored: Stored) -> None:
+        """Store a group's configuration."""
+        self._pending.groups[name] = config
+        self._wait(stored)
+
+    def put_consumer_offsets(self, offsets: Mapping[tuple[str, str, int], int], stored: Stored) -> None:
+        """Store committed offsets by group, topic and queue id."""
+        self._pending.consumer_offsets.update(offsets)
+        self._wait(stored)
+
+    def when_idle(self, job: Callable[[], None]) -> None:
+        """Run a job once nothing waits for a commit any more."""
+        if self._committing or self._flush_is_due:
+            self._idle.append(job)
+        else:
+            job()
+
+    def _wait(self, stored: Stored) -> None:
+        self._waiting.append(stored)
+        if not self._committing and not self._flush_is_due:
+            # Not now: what else arrived with this request joins the group.
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        changes, self._pending = self._pending, Changes()
+        waiting, self._waiting = self._waiting, []
+        arrivals, self._arrivals = self._arrivals, []
+        flushed_bytes, last_id = self._pending_bytes, self._next_id - 1
+        error = self.failure
+        if error is None and changes:
+            try:
+                self._store.write(changes)
+            except StoreError as failure:
+                error = failure
+        if error is not None or not changes:
+            self._committed(error, waiting, arrivals, flushed_bytes)
+            return
+        self._committing = True
+
+        def done(failure: Exception | None) -> None:
+            self._committing = False
+            self._committed(failure, waiting, arrivals, flushed_bytes)
+
+        self._loop.run_blocking(lambda: self._store.commit(last_id), done)
+
+    def _committed(
+        self, error: Exception | None, waiting: Sequence[Stored], arrivals: Sequence[Arrival], flushed_bytes: int
+    ) -> None:
+        self._pending_bytes -= flushed_bytes
+        told = None if error is None else self._fail(error)
+        if told is None:
+            for arrival in arrivals:
+                self._queues[arrival.key].max_offset = arrival.queue_offset + 1
+        for stored in waiting:
+            stored(told)
+        if told is None and arrivals:
+            self._on_arrival(arrivals)
+        if self._waiting and not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+        elif not self._waiting:
+            idle, self._idle = self._idle, []
+            for job in idle:
+                job()
+
+    def _fail(self, error: Exception) -> StoreError:
+        """Nothing is written any more: what the disk has after a failed sync nobody knows before it is read again."""
+        if self.failure is None:
+            _log.critical("the store failed, nothing more is stored until the broker is started again: %s", error)
+            self.failure = StoreError(f"nothing more is stored until the broker is started again: {error}")
+            try:
+                self._store.rollback()
+            except StoreError as failure:
+                _log.warning("undoing the last group failed, too: %s", failure)
+        return self.failure

@@ -1,0 +1,130 @@
+"""Who consumes in which group, and what each group wants.
+
+Source: ConsumerManager, ConsumerGroupInfo, DefaultConsumerIdsChangeListener. A member is a connection, not a client id:
+that is why a client with two connections is listed twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from rocketmq_py.broker.channel import Channel
+from rocketmq_py.clock import Clock
+from rocketmq_py.model.codes import RequestCode
+from rocketmq_py.model.subscription import SubscriptionData
+from rocketmq_py.remoting.bodies import ConsumerData
+from rocketmq_py.remoting.frame import RemotingCommand
+
+CHANNEL_EXPIRED_TIMEOUT_MS = 120_000
+"""A member that sends no heartbeat for so long is gone. Source: ClientChannelInfo expiry in ConsumerManager."""
+
+BROADCASTING = "BROADCASTING"
+
+_ONEWAY = 2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Member:
+    client_id: str
+    heard_ms: int
+
+
+@dataclass(slots=True)
+class ConsumerGroupInfo:
+    """A group with members."""
+
+    message_model: str
+    members: dict[Channel, _Member] = field(default_factory=dict)
+    subscriptions: dict[str, SubscriptionData] = field(default_factory=dict)
+
+
+class ConsumerManager:
+    """Owner of the members of all groups; on the loop's thread only."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._groups: dict[str, ConsumerGroupInfo] = {}
+        self._opaque = 0
+
+    def group(self, name: str) -> ConsumerGroupInfo | None:
+        """A group that has members."""
+        return self._groups.get(name)
+
+    def client_ids(self, group: str) -> list[str]:
+        """Client ids of a group's members, one per connection."""
+        info = self._groups.get(group)
+        return [] if info is None else [member.client_id for member in info.members.values()]
+
+    def register(self, channel: Channel, client_id: str, data: ConsumerData, *, notify: bool) -> None:
+        """Note a heartbeat. The subscriptions of the group become those told here, whoever else is in it."""
+        info = self._groups.get(data.group)
+        if info is None:
+            info = self._groups[data.group] = ConsumerGroupInfo(data.message_model)
+        info.message_model = data.message_model
+        known = info.members.get(channel)
+        changed = known is None
+        if known is None or known.client_id != client_id:
+            info.members[channel] = _Member(client_id, self._clock.monotonic_ms())
+            _log.info("group %s: %s joined from %s", data.group, client_id, channel.remote_address)
+        else:
+            known.heard_ms = self._clock.monotonic_ms()
+        changed = self._update_subscriptions(info, data) or changed
+        if changed and notify:
+            self._notify(data.group, info)
+
+    @staticmethod
+    def _update_subscriptions(info: ConsumerGroupInfo, data: ConsumerData) -> bool:
+        wanted = {subscription.topic: subscription for subscription in data.subscriptions}
+        changed = wanted.keys() != info.subscriptions.keys()
+        for topic, subscription in wanted.items():
+            known = info.subscriptions.get(topic)
+            if known is not None and known.sub_version >= subscription.sub_version:
+                wanted[topic] = known
+        info.subscriptions = wanted
+        return changed
+
+    def unregister(self, channel: Channel, group: str, *, notify: bool) -> None:
+        """Remove a member."""
+        info = self._groups.get(group)
+        member = None if info is None else info.members.pop(channel, None)
+        if info is None or member is None:
+            return
+        _log.info("group %s: %s left", group, member.client_id)
+        if not info.members:
+            del self._groups[group]
+        elif notify:
+            self._notify(group, info)
+
+    def channel_closed(self, channel: Channel) -> None:
+        """Remove a connection from all groups."""
+        for group in [name for name, info in self._groups.items() if channel in info.members]:
+            self.unregister(channel, group, notify=True)
+
+    def scan_not_active_channels(self) -> None:
+        """Close connections whose members went silent."""
+        now_ms = self._clock.monotonic_ms()
+        silent = {
+            channel
+            for info in self._groups.values()
+            for channel, member in info.members.items()
+            if now_ms - member.heard_ms > CHANNEL_EXPIRED_TIMEOUT_MS
+        }
+        for channel in silent:
+            _log.warning("no heartbeat from %s, its connection is closed", channel.remote_address)
+            self.channel_closed(channel)
+            channel.close()
+
+    def _notify(self, group: str, info: ConsumerGroupInfo) -> None:
+        if info.message_model == BROADCASTING:
+            return
+        for channel in info.members:
+            self._opaque += 1
+            channel.write(
+                RemotingCommand(
+                    RequestCode.NOTIFY_CONSUMER_IDS_CHANGED, self._opaque & 0x7FFFFFFF, _ONEWAY,
+                    ext_fields={"consumerGroup": group},
+                )
+            )  # fmt: skip

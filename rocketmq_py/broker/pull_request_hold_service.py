@@ -1,0 +1,111 @@
+"""Pulls that wait because there is nothing new yet. Source: PullRequestHoldService."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+
+from rocketmq_py.broker.channel import Channel
+from rocketmq_py.broker.commit_log import Arrival
+from rocketmq_py.broker.loop import Loop
+from rocketmq_py.broker.message_filter import is_matched
+from rocketmq_py.broker.store import QueueKey
+from rocketmq_py.clock import Clock
+from rocketmq_py.model.subscription import SubscriptionData
+from rocketmq_py.remoting.frame import RemotingCommand
+
+SWEEP_INTERVAL_MS = 5_000
+"""Holds are looked at so often: how exactly their time is kept, and how soon a filtered queue moves on."""
+
+HELD_MAX_COUNT = 50_000
+"""Above, a pull that finds nothing is answered at once."""
+
+
+@dataclass(slots=True)
+class HeldPull:
+    """A pull that waits."""
+
+    channel: Channel
+    request: RemotingCommand
+    offset: int
+    subscription: SubscriptionData
+    due_ms: int
+
+
+class PullRequestHoldService:
+    """Owner of the held pulls; on the loop's thread only.
+
+    Args:
+        max_offset: end of a queue.
+        answer: answers a pull now, whatever there is.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        max_offset: Callable[[QueueKey], int],
+        answer: Callable[[HeldPull], None],
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._max_offset = max_offset
+        self._answer = answer
+        self._held: dict[QueueKey, list[HeldPull]] = {}
+        self._count = 0
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._loop.call_later(SWEEP_INTERVAL_MS, self._sweep)
+
+    def suspend(self, key: QueueKey, pull: HeldPull) -> bool:
+        """Hold a pull; False when too many are held already."""
+        if self._count >= HELD_MAX_COUNT:
+            return False
+        self._held.setdefault(key, []).append(pull)
+        self._count += 1
+        return True
+
+    def notify_arriving(self, arrivals: list[Arrival]) -> None:
+        """Answer the pulls that wait for one of these messages, once each however many of them came."""
+        codes: dict[QueueKey, set[int]] = {}
+        for key, _, tags_code in arrivals:
+            if key in self._held:
+                codes.setdefault(key, set()).add(tags_code)
+        for key, arrived in codes.items():
+            self._release(key, _wants_one_of(arrived))
+
+    def channel_closed(self, channel: Channel) -> None:
+        """Forget what a connection waits for."""
+        for key in list(self._held):
+            self._take(key, lambda pull: pull.channel is channel)
+
+    def _sweep(self) -> None:
+        self._loop.call_later(SWEEP_INTERVAL_MS, self._sweep)
+        now_ms = self._clock.monotonic_ms()
+        for key in list(self._held):
+            self._release(key, _is_over(self._max_offset(key), now_ms))
+
+    def _release(self, key: QueueKey, condition: Callable[[HeldPull], bool]) -> None:
+        for pull in self._take(key, condition):
+            self._answer(pull)
+
+    def _take(self, key: QueueKey, condition: Callable[[HeldPull], bool]) -> list[HeldPull]:
+        taken: list[HeldPull] = []
+        left: list[HeldPull] = []
+        for pull in self._held[key]:
+            (taken if condition(pull) else left).append(pull)
+        if left:
+            self._held[key] = left
+        else:
+            del self._held[key]
+        self._count -= len(taken)
+        return taken
+
+
+def _wants_one_of(tags_codes: Set[int]) -> Callable[[HeldPull], bool]:
+    return lambda pull: any(is_matched(pull.subscription, each) for each in tags_codes)
+
+
+def _is_over(max_offset: int, now_ms: int) -> Callable[[HeldPull], bool]:
+    return lambda pull: max_offset > pull.offset or pull.due_ms <= now_ms

@@ -1,0 +1,307 @@
+"""Sends, batches, and messages that consumers send back. Source: SendMessageProcessor and its base class."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Sequence
+
+from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required, success
+from rocketmq_py.broker.commit_log import CommitLog, MessageInner, Place, Stored
+from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
+from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
+from rocketmq_py.broker.topic_config import TopicConfig, TopicConfigManager
+from rocketmq_py.clock import Clock
+from rocketmq_py.errors import BrokerError, ConfigError, ProtocolError, StoreError
+from rocketmq_py.model import names
+from rocketmq_py.model.codes import PermName, RequestCode, ResponseCode
+from rocketmq_py.model.message import MessageConst, parse_properties
+from rocketmq_py.model.unique_id import create_uniq_id
+from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.message_codec import PROPERTIES_MAX_BYTES, decode_batch, decode_stored
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Source: MessageStoreConfig.maxMessageSize."""
+
+REGION = "DefaultRegion"
+
+DLQ_QUEUES = 1
+FIRST_RETRY_LEVEL = 3
+"""Delay level of a first retry when the consumer leaves it to the broker. Source: handleRetryAndDLQ."""
+
+_PREPARED = 0x4
+_NOT_THERE_YET = {
+    MessageConst.TRANSACTION_PREPARED: "transactions",
+    MessageConst.TIMER_DELIVER_MS: "timers of any length (use a delay level)",
+    MessageConst.TIMER_DELAY_SEC: "timers of any length (use a delay level)",
+    MessageConst.TIMER_DELAY_MS: "timers of any length (use a delay level)",
+}
+
+# The V2 header is V1 with short names.
+_V1_NAMES = {
+    "a": "producerGroup",
+    "b": "topic",
+    "c": "defaultTopic",
+    "d": "defaultTopicQueueNums",
+    "e": "queueId",
+    "f": "sysFlag",
+    "g": "bornTimestamp",
+    "h": "flag",
+    "i": "properties",
+    "j": "reconsumeTimes",
+    "l": "maxReconsumeTimes",
+}
+
+
+class SendMessageProcessor:
+    """Takes messages in. On the loop's thread only."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        commit_log: CommitLog,
+        topics: TopicConfigManager,
+        schedule: ScheduleMessageService,
+        locks: RebalanceLockManager,
+        cluster: str,
+        store_host: bytes,
+    ) -> None:
+        self._clock = clock
+        self._commit_log = commit_log
+        self._topics = topics
+        self._schedule = schedule
+        self._locks = locks
+        self._cluster = cluster
+        self._store_host = store_host
+
+    def handlers(self) -> dict[int, Handler]:
+        """What is answered here."""
+        return {
+            RequestCode.SEND_MESSAGE: self.send_message,
+            RequestCode.SEND_MESSAGE_V2: self.send_message,
+            RequestCode.SEND_BATCH_MESSAGE: self.send_message,
+            RequestCode.CONSUMER_SEND_MSG_BACK: self.consumer_send_msg_back,
+        }
+
+    # Sends.
+
+    def send_message(self, channel: Channel, request: RemotingCommand) -> RemotingCommand | None:
+        """Store one message or a batch; answered once it is on the disk."""
+        if request.code != RequestCode.SEND_MESSAGE:
+            request.ext_fields = {_V1_NAMES.get(name, name): text for name, text in request.ext_fields.items()}
+        self._check_capacity()
+        topic = required(request, "topic")
+        config = self._topic_to_send_to(topic, request)
+        queue_id = integer(request, "queueId", bits=32)
+        if queue_id >= config.queues:
+            raise BrokerError(
+                ResponseCode.INVALID_PARAMETER, f"the topic {topic} has {config.queues} queues, {queue_id} is none"
+            )
+        if queue_id < 0:
+            queue_id = random.randrange(config.writeQueueNums)
+        is_batch = request.code == RequestCode.SEND_BATCH_MESSAGE
+        message = self._message(channel, request, topic, queue_id)
+        if is_batch:
+            messages = self._parts(message)
+        else:
+            self._check(message)
+            messages = [self._retried(message, request) if _is_retry(topic) else message]
+        messages = [self._with_delay(each) for each in messages]
+        ids = [each.properties[MessageConst.UNIQ_KEY] for each in messages]
+
+        def stored(error: StoreError | None) -> None:
+            if request.is_oneway:
+                return
+            if error is not None:
+                channel.write(refusal(request, ResponseCode.SYSTEM_ERROR, str(error)))
+                return
+            fields = {
+                "msgId": ",".join(self._message_id(place) for place in places),
+                "queueId": queue_id,
+                "queueOffset": places[0].queue_offset,
+                "transactionId": ids[0],
+                "MSG_REGION": REGION,
+                "TRACE_ON": "true",
+            }
+            channel.write(success(request, fields))
+
+        places = self._put(messages, stored)
+        return None
+
+    def _check_capacity(self) -> None:
+        if self._commit_log.is_busy:
+            raise BrokerError(ResponseCode.SYSTEM_BUSY, "[REJECTREQUEST] too much waits for the disk, try again")
+
+    def _put(self, messages: Sequence[MessageInner], stored: Stored) -> list[Place]:
+        try:
+            return self._commit_log.put(messages, stored)
+        except (ConfigError, struct.error) as error:
+            raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, str(error)) from None
+
+    def _topic_to_send_to(self, topic: str, request: RemotingCommand) -> TopicConfig:
+        """Source: AbstractSendMessageProcessor.msgCheck, TopicConfigManager.createTopicInSendMessageMethod."""
+        try:
+            names.check_topic(topic)
+        except ConfigError as error:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, str(error)) from None
+        if self._topics.is_system_topic(topic):
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the topic {topic} is the broker's own")
+        config = self._topics.topic(topic)
+        if config is None and _is_retry(topic):
+            group = self._topics.group(topic.removeprefix(names.RETRY_GROUP_TOPIC_PREFIX))
+            if group is not None:
+                config = self._topics.ensure_topic(topic, group.retryQueueNums)
+        if config is None:
+            template = self._topics.topic(request.ext_fields.get("defaultTopic", ""))
+            if template is None or not template.perm & PermName.INHERIT:
+                raise BrokerError(
+                    ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic}] not exist, apply first please! Create it first"
+                )
+            wanted = integer(request, "defaultTopicQueueNums", 4, bits=32)
+            config = self._topics.ensure_topic(topic, max(1, min(wanted, template.writeQueueNums)))
+        if not config.perm & PermName.WRITE:
+            raise BrokerError(ResponseCode.NO_PERMISSION, f"sending to the topic {topic} is forbidden")
+        return config
+
+    def _message(self, channel: Channel, request: RemotingCommand, topic: str, queue_id: int) -> MessageInner:
+        raw = request.ext_fields.get("properties", "")
+        if len(raw.encode()) > PROPERTIES_MAX_BYTES:
+            raise BrokerError(
+                ResponseCode.MESSAGE_ILLEGAL, f"the properties have more than {PROPERTIES_MAX_BYTES} bytes"
+            )
+        return MessageInner(
+            topic,
+            queue_id,
+            request.body,
+            self._properties(parse_properties(raw.encode())),
+            integer(request, "flag", 0, bits=32),
+            integer(request, "sysFlag", 0, bits=32),
+            integer(request, "bornTimestamp", self._clock.wall_ms()),
+            channel.remote_host,
+            integer(request, "reconsumeTimes", 0, bits=32),
+        )
+
+    def _properties(self, properties: dict[str, str]) -> dict[str, str]:
+        properties.pop("POP_CK", None)
+        if MessageConst.UNIQ_KEY not in properties:
+            properties[MessageConst.UNIQ_KEY] = create_uniq_id(self._clock)
+        properties[MessageConst.MSG_REGION] = REGION
+        properties[MessageConst.TRACE_SWITCH] = "true"
+        properties[MessageConst.CLUSTER] = self._cluster
+        return properties
+
+    @staticmethod
+    def _check(message: MessageInner) -> None:
+        if not message.body:
+            raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "the body of a message must not be empty")
+        if len(message.body) > MAX_MESSAGE_BYTES:
+            raise BrokerError(
+                ResponseCode.MESSAGE_ILLEGAL,
+                f"a body of {len(message.body)} bytes, this broker takes {MAX_MESSAGE_BYTES}",
+            )
+        if message.sys_flag & _PREPARED:
+            raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "this broker does not support transactions yet")
+        for name, what in _NOT_THERE_YET.items():
+            if message.properties.get(name, "false") != "false":
+                raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, f"this broker does not support {what} yet")
+
+    def _parts(self, batch: MessageInner) -> list[MessageInner]:
+        """Source: MessageExtBatch, DefaultMessageStore.putMessages."""
+        self._check(batch)
+        if _is_retry(batch.topic):
+            raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "batch request does not support retry group " + batch.topic)
+        try:
+            parts = decode_batch(batch.body)
+        except ProtocolError as error:
+            raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, str(error)) from None
+        messages = []
+        for part in parts:
+            message = MessageInner(
+                batch.topic, batch.queue_id, part.body, self._properties(dict(part.properties)), part.flag,
+                batch.sys_flag, batch.born_timestamp, batch.born_host,
+            )  # fmt: skip
+            self._check(message)
+            if message.properties.get(MessageConst.DELAY_TIME_LEVEL, "0") != "0":
+                raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "messages of a batch cannot be delayed")
+            messages.append(message)
+        if not messages:
+            raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "a batch without messages")
+        return messages
+
+    def _with_delay(self, message: MessageInner) -> MessageInner:
+        text = message.properties.get(MessageConst.DELAY_TIME_LEVEL, "0")
+        level = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+        return self._schedule.delayed(message, level) if level > 0 else message
+
+    def _message_id(self, place: Place) -> str:
+        return (self._store_host + place.physical_offset.to_bytes(8, "big")).hex().upper()
+
+    # Retries and dead letters.
+
+    def _retried(self, message: MessageInner, request: RemotingCommand) -> MessageInner:
+        """A message sent to a retry topic as any other. Source: handleRetryAndDLQ.
+
+        Dead when it failed more often than allowed, or while any member holds a queue of the group locked: an orderly
+        consumer sends so what it has given up.
+        """
+        name = message.topic.removeprefix(names.RETRY_GROUP_TOPIC_PREFIX)
+        group = self._topics.group(name)
+        if group is None:
+            raise BrokerError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group not exist, {name}")
+        limit = integer(request, "maxReconsumeTimes", group.retryMaxTimes, bits=32)
+        if message.reconsume_times <= limit and self._locks.is_lock_all_expired(name):
+            return message
+        return self._dead(message, name, delay="-1")
+
+    def _dead(self, message: MessageInner, group: str, delay: str) -> MessageInner:
+        topic = names.dlq_topic(group)
+        self._topics.ensure_topic(topic, DLQ_QUEUES)
+        message.topic = topic
+        message.queue_id = 0
+        message.properties = {**message.properties, MessageConst.DELAY_TIME_LEVEL: delay}
+        return message
+
+    def consumer_send_msg_back(self, channel: Channel, request: RemotingCommand) -> RemotingCommand | None:
+        """Store a failed message once more, for later. Source: AbstractSendMessageProcessor.consumerSendMsgBack."""
+        self._check_capacity()
+        name = required(request, "group")
+        group = self._topics.ensure_group(name)
+        if group is None:
+            raise BrokerError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group not exist, {name}")
+        if group.retryQueueNums <= 0:
+            return success(request)
+        offset, level = integer(request, "offset"), integer(request, "delayLevel", bits=32)
+        data = self._commit_log.look_message_by_offset(offset)
+        if data is None:
+            raise BrokerError(ResponseCode.SYSTEM_ERROR, f"look message by offset failed, {offset}")
+        original = decode_stored(data)
+        head = original.head
+        limit = integer(request, "maxReconsumeTimes", group.retryMaxTimes, bits=32)
+        properties = original.properties
+        properties.setdefault(MessageConst.RETRY_TOPIC, original.topic)
+        properties.setdefault(MessageConst.ORIGIN_MESSAGE_ID, self._message_id(Place(0, offset)))
+        properties[MessageConst.WAIT_STORE_MSG_OK] = "false"
+        message = MessageInner(
+            names.retry_topic(name), random.randrange(group.retryQueueNums), original.body, properties, head.flag,
+            head.sys_flag, head.born_timestamp, head.born_host, head.reconsume_times + 1,
+        )  # fmt: skip
+        if head.reconsume_times >= limit or level < 0:
+            message = self._dead(message, name, delay="0")
+        else:
+            self._topics.ensure_topic(message.topic, group.retryQueueNums)
+            message = self._schedule.delayed(message, level or FIRST_RETRY_LEVEL + head.reconsume_times)
+
+        def stored(error: StoreError | None) -> None:
+            if request.is_oneway:
+                return
+            channel.write(
+                success(request) if error is None else refusal(request, ResponseCode.SYSTEM_ERROR, str(error))
+            )
+
+        self._put([message], stored)
+        return None
+
+
+def _is_retry(topic: str) -> bool:
+    return topic.startswith(names.RETRY_GROUP_TOPIC_PREFIX)

@@ -1,0 +1,317 @@
+"""Messages, offsets and configurations on disk: one SQLite file, and the only module that knows SQL.
+
+Files in the store's directory:
+
+- ``store.db`` (with ``-wal`` and ``-shm``): everything. WAL, ``synchronous=FULL``: what was committed is on the disk.
+- ``last_id``: the highest committed row id as text, written after the commit and never synced: a lower bound. SQLite
+  forgets the rest of a damaged WAL in silence; fewer rows than this number tell.
+- ``lock``: an empty SQLite file on which the running broker holds an exclusive lock; it goes when the process ends.
+
+A row's id is the message's physical offset. Its data are the bytes that go to consumers, so a pull only copies them,
+and a CRC over them is checked whenever they are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rocketmq_py.errors import MissingExtraError, StoreError
+
+try:
+    import apsw
+except ImportError:
+    raise MissingExtraError("the embedded broker needs apsw: pip install 'rocketmq-py[broker]'") from None
+
+APPLICATION_ID = 0x524D5150  # "RMQP"
+SCHEMA_VERSION = 1
+
+PAGE_BYTES = 16_384
+CHECKPOINT_PAGES = 4_096
+"""The WAL is written back when it has so many pages, 64 MiB: the more, the fewer stops."""
+
+_SCHEMA = """
+CREATE TABLE topic (name TEXT PRIMARY KEY, config TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE consumer_group (name TEXT PRIMARY KEY, config TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE queue (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, queue_id INTEGER NOT NULL, UNIQUE (topic, queue_id));
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY,        -- physical offset
+    queue INTEGER NOT NULL,
+    queue_offset INTEGER NOT NULL,
+    tags_code INTEGER NOT NULL,    -- Java hash of the tag, 0 for none; of a delayed message when it is due, wall ms
+    stored_ms INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    data BLOB NOT NULL             -- as it goes to consumers
+);
+CREATE UNIQUE INDEX message_by_queue ON message (queue, queue_offset);
+CREATE TABLE consumer_offset (
+    consumer_group TEXT, topic TEXT, queue_id INTEGER, offset INTEGER NOT NULL,
+    PRIMARY KEY (consumer_group, topic, queue_id)
+) WITHOUT ROWID;
+CREATE TABLE delay_offset (level INTEGER PRIMARY KEY, offset INTEGER NOT NULL);
+"""
+
+
+class QueueKey(NamedTuple):
+    """A queue of this broker."""
+
+    topic: str
+    queue_id: int
+
+
+class Row(NamedTuple):
+    """A message to write."""
+
+    id: int
+    queue: int
+    queue_offset: int
+    tags_code: int
+    stored_ms: int
+    crc: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one transaction writes."""
+
+    rows: list[Row] = field(default_factory=list)
+    queues: dict[int, QueueKey] = field(default_factory=dict)
+    topics: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    groups: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    consumer_offsets: dict[tuple[str, str, int], int] = field(default_factory=dict)  # by group, topic, queue id
+    delay_offsets: dict[int, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any((self.rows, self.queues, self.topics, self.groups, self.consumer_offsets, self.delay_offsets))
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """What the store has of one queue: its row in ``queue``, first and next offset."""
+
+    row: int
+    min_offset: int
+    max_offset: int
+
+
+class MessageStore:
+    """An open store. Every error is a ``StoreError``.
+
+    Threads: ``write`` and ``commit`` may be called on different threads, but never at the same time; reads have a
+    connection of their own and belong to one thread.
+
+    Args:
+        directory: made when it does not exist.
+        synchronous: False: commits are not synced; a power cut may lose acknowledged messages.
+        vfs: name of an apsw VFS, for tests that cut the power.
+
+    Raises:
+        StoreError: not a store, of a newer version, damaged, or in use.
+    """
+
+    def __init__(self, directory: Path, *, synchronous: bool = True, vfs: str | None = None) -> None:
+        self.last_id: int
+        self._directory = directory
+        self._synchronous = synchronous
+        with self._clear_errors("open"), contextlib.ExitStack() as opened:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = opened.enter_context(contextlib.closing(self._locked()))
+            self._writer = opened.enter_context(contextlib.closing(self._connect(vfs)))
+            self._set_up()
+            self._reader = opened.enter_context(contextlib.closing(self._connect(vfs)))
+            self._read = _untyped(self._reader.cursor().execute)
+            self.last_id = self._read("SELECT coalesce(max(id), 0) FROM message").fetchone()[0]
+            self._last_id_file = self._check_last_id()
+            opened.callback(self._last_id_file.close)
+            self._opened = opened.pop_all()
+
+    # Opening and closing.
+
+    def _locked(self) -> apsw.Connection:
+        lock = apsw.Connection(str(self._directory / "lock"))
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except apsw.BusyError:
+            lock.close()
+            raise StoreError(f"the store {self._directory} is in use by another broker: end it first") from None
+        return lock
+
+    def _connect(self, vfs: str | None) -> apsw.Connection:
+        return apsw.Connection(str(self._directory / "store.db"), vfs=vfs)
+
+    def _set_up(self) -> None:
+        writer = self._writer
+        if not writer.pragma("schema_version"):
+            # Fixed at creation, before the first table.
+            writer.pragma("page_size", PAGE_BYTES)
+            writer.pragma("auto_vacuum", 2)  # incremental
+            writer.pragma("journal_mode", "wal")
+            with writer:
+                writer.execute(_SCHEMA)
+                writer.pragma("application_id", APPLICATION_ID)
+                writer.pragma("user_version", SCHEMA_VERSION)
+        elif writer.pragma("application_id") != APPLICATION_ID:
+            raise StoreError(f"{self._directory}/store.db is not a rocketmq_py store: give another directory")
+        elif (version := writer.pragma("user_version")) > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store {self._directory} was written by a newer rocketmq_py (store version {version}, this one "
+                f"reads {SCHEMA_VERSION}): upgrade rocketmq_py"
+            )
+        writer.pragma("synchronous", 2 if self._synchronous else 0)
+        writer.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+
+    def _check_last_id(self) -> Any:
+        path = self._directory / "last_id"
+        if not self._synchronous:
+            path.unlink(missing_ok=True)  # no lower bound then
+        file = open(path, "r+b" if path.exists() else "w+b", buffering=0)  # noqa: SIM115 - closed with the store
+        text = file.read(20)
+        if text.isdigit() and int(text) > self.last_id:  # else torn: it was never synced
+            file.close()
+            raise StoreError(
+                f"the store {self._directory} is damaged: messages up to {int(text)} were acknowledged, it has them up "
+                f"to {self.last_id}. Restore a copy; or delete {path} to go on without the others"
+            )
+        return file
+
+    def close(self) -> None:
+        """Close everything; what was not committed is forgotten."""
+        with self._clear_errors("close"):
+            self._opened.close()
+
+    # Writing.
+
+    def write(self, changes: Changes) -> None:
+        """Begin a transaction and put the changes into it; ``commit`` or ``rollback`` must follow."""
+        with self._clear_errors("write to"):
+            execute = self._writer.execute
+            execute("BEGIN IMMEDIATE")
+            many = self._writer.executemany
+            many("INSERT INTO queue VALUES (?, ?, ?)", [(row, *key) for row, key in changes.queues.items()])
+            many("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?)", changes.rows)
+            many("INSERT OR REPLACE INTO topic VALUES (?, ?)", _as_json(changes.topics))
+            many("INSERT OR REPLACE INTO consumer_group VALUES (?, ?)", _as_json(changes.groups))
+            many(
+                "INSERT OR REPLACE INTO consumer_offset VALUES (?, ?, ?, ?)",
+                [(*key, offset) for key, offset in changes.consumer_offsets.items()],
+            )
+            many("INSERT OR REPLACE INTO delay_offset VALUES (?, ?)", changes.delay_offsets.items())
+
+    def commit(self, last_id: int) -> None:
+        """Make what was written durable; ``last_id`` is the highest row id in it."""
+        with self._clear_errors("write to"):
+            self._writer.execute("COMMIT")
+            if self._synchronous and last_id > self.last_id:
+                self._last_id_file.seek(0)
+                self._last_id_file.write(b"%020d" % last_id)
+            self.last_id = last_id
+
+    def rollback(self) -> None:
+        """Undo what was written since the last commit, if anything was."""
+        with self._clear_errors("write to"):
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+
+    # Reading.
+
+    def topics(self) -> dict[str, dict[str, Any]]:
+        """Topic configurations by name."""
+        return self._configurations("topic")
+
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """Group configurations by name."""
+        return self._configurations("consumer_group")
+
+    def _configurations(self, table: str) -> dict[str, dict[str, Any]]:
+        with self._clear_errors("read"):
+            return {name: json.loads(config) for name, config in self._read(f"SELECT name, config FROM {table}")}  # noqa: S608
+
+    def queues(self) -> dict[QueueKey, QueueState]:
+        """All queues that ever had a message."""
+        with self._clear_errors("read"):
+            return {
+                QueueKey(topic, queue_id): QueueState(row, low or 0, 0 if high is None else high + 1)
+                for row, topic, queue_id, low, high in self._read(
+                    "SELECT id, topic, queue_id, (SELECT min(queue_offset) FROM message WHERE queue = queue.id), "
+                    "(SELECT max(queue_offset) FROM message WHERE queue = queue.id) FROM queue"
+                ).fetchall()
+            }
+
+    def consumer_offsets(self) -> dict[tuple[str, str, int], int]:
+        """Committed offsets by group, topic and queue id."""
+        with self._clear_errors("read"):
+            rows = self._read("SELECT consumer_group, topic, queue_id, offset FROM consumer_offset")
+            return {(group, topic, queue_id): offset for group, topic, queue_id, offset in rows}
+
+    def delay_offsets(self) -> dict[int, int]:
+        """By delay level, the first offset of its queue that was not delivered."""
+        with self._clear_errors("read"):
+            return dict(self._read("SELECT level, offset FROM delay_offset").fetchall())
+
+    def read(self, queue: int, offset: int, count: int) -> list[tuple[int, bytes]]:
+        """Messages of a queue from ``offset`` on: (queue offset, data)."""
+        with self._clear_errors("read"):
+            rows = self._read(
+                "SELECT queue_offset, crc, data FROM message WHERE queue = ? AND queue_offset >= ? "
+                "ORDER BY queue_offset LIMIT ?",
+                (queue, offset, count),
+            ).fetchall()
+        return [(place, self._intact(data, crc)) for place, crc, data in rows]
+
+    def scan(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
+        """What is needed to filter: (queue offset, row id, tags code)."""
+        with self._clear_errors("read"):
+            rows: list[tuple[int, int, int]] = self._read(
+                "SELECT queue_offset, id, tags_code FROM message WHERE queue = ? AND queue_offset >= ? "
+                "ORDER BY queue_offset LIMIT ?",
+                (queue, offset, count),
+            ).fetchall()
+            return rows
+
+    def by_id(self, row_id: int) -> bytes | None:
+        """One message by its physical offset."""
+        with self._clear_errors("read"):
+            row = self._read("SELECT crc, data FROM message WHERE id = ?", (row_id,)).fetchone()
+        return None if row is None else self._intact(row[1], row[0])
+
+    def stored_ms(self, queue: int, offset: int) -> int | None:
+        """When the message at an offset was stored, wall ms; None where there is none."""
+        with self._clear_errors("read"):
+            row = self._read(
+                "SELECT stored_ms FROM message WHERE queue = ? AND queue_offset = ?", (queue, offset)
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def _intact(self, data: bytes, crc: int) -> bytes:
+        if zlib.crc32(data) != crc:
+            raise StoreError(f"the store {self._directory} is damaged: a message's checksum is wrong. Restore a copy")
+        return data
+
+    @contextlib.contextmanager
+    def _clear_errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise StoreError(
+                f"cannot {doing} the store {self._directory}: {error}. It is no store or is damaged: restore a copy, "
+                "or give another directory"
+            ) from error
+        except apsw.FullError as error:
+            raise StoreError(f"cannot {doing} the store {self._directory}: the disk is full. Make room") from error
+        except (apsw.Error, OSError) as error:
+            raise StoreError(f"cannot {doing} the store {self._directory}: {error}") from error
+
+
+def _as_json(configurations: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+    return [(name, json.dumps(config)) for name, config in configurations.items()]
+
+
+def _untyped(execute: Any) -> Any:
+    """Rows have the types of the schema, which apsw's types cannot know."""
+    return execute

@@ -1,0 +1,136 @@
+"""Which topics and groups there are, and how they are configured.
+
+Source: TopicConfig, TopicConfigManager, SubscriptionGroupConfig, SubscriptionGroupManager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from rocketmq_py.broker.commit_log import CommitLog, Stored
+from rocketmq_py.broker.store import MessageStore
+from rocketmq_py.model import names
+from rocketmq_py.model.codes import PermName
+
+READ_WRITE = PermName.READ | PermName.WRITE
+SCHEDULE_TOPIC = "SCHEDULE_TOPIC_XXXX"
+"""Delayed messages wait here, in the queue of their level. Source: TopicValidator.RMQ_SYS_SCHEDULE_TOPIC."""
+
+DEFAULT_TEMPLATE_QUEUES = 8
+QUEUES_MAX = 1_024
+"""Queues that a topic may have here; upstream sets no limit."""
+
+_SYSTEM_TOPICS = frozenset({SCHEDULE_TOPIC, names.AUTO_CREATE_TOPIC_KEY_TOPIC})
+
+
+@dataclass(frozen=True, slots=True)
+class TopicConfig:
+    """Configuration of a topic; fields as in the protocol's JSON."""
+
+    topicName: str  # noqa: N815
+    readQueueNums: int = 4  # noqa: N815
+    writeQueueNums: int = 4  # noqa: N815
+    perm: int = READ_WRITE
+    topicFilterType: str = "SINGLE_TAG"  # noqa: N815
+    topicSysFlag: int = 0  # noqa: N815
+    order: bool = False
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def queues(self) -> int:
+        """Queues that exist: those that may be read or written."""
+        return max(self.readQueueNums, self.writeQueueNums)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionGroupConfig:
+    """Configuration of a consumer group; fields as in the protocol's JSON."""
+
+    groupName: str  # noqa: N815
+    consumeEnable: bool = True  # noqa: N815
+    consumeFromMinEnable: bool = True  # noqa: N815
+    consumeBroadcastEnable: bool = True  # noqa: N815
+    consumeMessageOrderly: bool = False  # noqa: N815
+    retryQueueNums: int = 1  # noqa: N815
+    retryMaxTimes: int = 16  # noqa: N815
+    notifyConsumerIdsChangedEnable: bool = True  # noqa: N815
+    consumeTimeoutMinute: int = 15  # noqa: N815
+
+
+class TopicConfigManager:
+    """Owner of both tables. Changes are seen at once and stored soon."""
+
+    def __init__(self, store: MessageStore, commit_log: CommitLog) -> None:
+        self._commit_log = commit_log
+        self._topics = {name: TopicConfig(**config) for name, config in store.topics().items()}
+        self._groups = {name: SubscriptionGroupConfig(**config) for name, config in store.groups().items()}
+
+    def topic(self, name: str) -> TopicConfig | None:
+        """A topic that clients may use; the template for new ones is one, too."""
+        if name == names.AUTO_CREATE_TOPIC_KEY_TOPIC:
+            return TopicConfig(name, DEFAULT_TEMPLATE_QUEUES, DEFAULT_TEMPLATE_QUEUES, READ_WRITE | PermName.INHERIT)
+        return self._topics.get(name)
+
+    def topics(self) -> list[str]:
+        """Names of all topics, those of the system too."""
+        return sorted({*self._topics, *_SYSTEM_TOPICS})
+
+    def is_system_topic(self, name: str) -> bool:
+        """Whether clients may neither send to it nor change it."""
+        return name in _SYSTEM_TOPICS
+
+    def put_topic(self, config: TopicConfig, stored: Stored) -> None:
+        """Create or change a topic."""
+        if self._topics.get(config.topicName) == config:
+            stored(None)
+            return
+        self._topics[config.topicName] = config
+        self._commit_log.put_topic(config.topicName, asdict(config), stored)
+
+    def ensure_topic(self, name: str, queues: int, perm: int = READ_WRITE) -> TopicConfig:
+        """A topic, created when it is not there: for retries, dead letters and first sends."""
+        config = self._topics.get(name)
+        if config is None:
+            config = TopicConfig(name, queues, queues, perm)
+            self.put_topic(config, _ignore)
+        return config
+
+    def group(self, name: str) -> SubscriptionGroupConfig | None:
+        """A group that exists."""
+        return self._groups.get(name)
+
+    def put_group(self, config: SubscriptionGroupConfig, stored: Stored) -> None:
+        """Create or change a group."""
+        if self._groups.get(config.groupName) == config:
+            stored(None)
+            return
+        self._groups[config.groupName] = config
+        self._commit_log.put_group(config.groupName, asdict(config), stored)
+
+    def ensure_group(self, name: str) -> SubscriptionGroupConfig | None:
+        """A group, created when it is not there; None when its name is not legal."""
+        config = self._groups.get(name)
+        if config is None and _is_legal_group(name):
+            config = SubscriptionGroupConfig(name)
+            self.put_group(config, _ignore)
+        return config
+
+
+def topic_config_from(name: str, fields: Mapping[str, Any]) -> TopicConfig:
+    """Read checked fields of a request. Unknown ones are ignored."""
+    known = {key: value for key, value in fields.items() if key in TopicConfig.__slots__}
+    return replace(TopicConfig(name), **known)
+
+
+def _is_legal_group(name: str) -> bool:
+    try:
+        names.check_group(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _ignore(error: Exception | None) -> None:
+    """Whoever needed it goes on; when the store has failed, everybody is told at the next send."""

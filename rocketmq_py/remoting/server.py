@@ -1,0 +1,234 @@
+"""The serving end of the protocol: one asyncio loop on one thread accepts, reads, writes and runs the jobs of a server.
+
+What is written to a client that does not read waits in its transport; from ``WRITE_HIGH_BYTES`` on nothing more is read
+from that client until it has caught up, so memory is bounded by what its requests read so far can answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from rocketmq_py.clock import Clock
+from rocketmq_py.errors import ConnectError, ProtocolError
+from rocketmq_py.model.message import pack_host
+from rocketmq_py.remoting.frame import FrameReader, RemotingCommand, encode
+from rocketmq_py.runtime import Runtime, WorkerPool
+
+IDLE_MAX_MS = 120_000
+"""A connection on which nothing came or went for so long is closed. Source: serverChannelMaxIdleTimeSeconds."""
+
+IDLE_CHECK_MS = 10_000
+
+JOIN_MS = 5_000
+"""How long an end waits for a thread that is in the middle of something."""
+
+CONNECTIONS_MAX = 10_000
+BACKLOG = 1_024
+"""Connections that wait to be accepted."""
+
+WRITE_HIGH_BYTES = 1024 * 1024
+WRITE_MAX_BYTES = 64 * 1024 * 1024
+"""A connection with so much unread is closed."""
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """What a server does with its connections; on the loop's thread only."""
+
+    def on_request(self, channel: ServerChannel, request: RemotingCommand) -> None:
+        """A request, or an answer to one of ours, came."""
+        ...
+
+    def on_close(self, channel: ServerChannel) -> None:
+        """A connection has ended."""
+        ...
+
+
+class ServerChannel(asyncio.BufferedProtocol):
+    """One connection of a client. On the loop's thread only."""
+
+    def __init__(self, server: RemotingServer, service: Service, clock: Clock) -> None:
+        self._server = server
+        self._service = service
+        self._clock = clock
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self.active_ms = clock.monotonic_ms()
+        self.remote_address = "?"
+        self.remote_host = bytes(8)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio``."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for mypy
+        self._transport = transport
+        peer = transport.get_extra_info("peername") or ("0.0.0.0", 0)  # noqa: S104 - gone already
+        self.remote_host = pack_host((peer[0], peer[1]))
+        self.remote_address = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        if not self._server.accepted(self):
+            _log.warning("%s connections are open, the one from %s is closed", CONNECTIONS_MAX, self.remote_address)
+            transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See ``asyncio``."""
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on every complete command."""
+        self.active_ms = self._clock.monotonic_ms()
+        self._reader.received(nbytes)
+        try:
+            for command in self._reader:
+                self._service.on_request(self, command)
+        except ProtocolError as error:
+            _log.warning("%s does not speak the protocol, its connection is closed: %s", self.remote_address, error)
+            self.close()
+
+    def pause_writing(self) -> None:
+        """The client does not read: do not read it either."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See ``asyncio``."""
+        self._transport = None
+        self._server.ended(self)
+        self._service.on_close(self)
+
+    def write(self, command: RemotingCommand) -> None:
+        """Send a command; nothing happens on a connection that has ended."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > WRITE_MAX_BYTES:
+            _log.warning("%s does not read, its connection is closed", self.remote_address)
+            transport.abort()
+            return
+        self.active_ms = self._clock.monotonic_ms()
+        transport.write(encode(command))
+
+    def close(self) -> None:
+        """End the connection without waiting for what is unsent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that is bound and does not listen yet; port 0 takes any free one.
+
+    Raises:
+        ConnectError: the port is taken or may not be used.
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise ConnectError(f"cannot listen at {host}:{port}: {error}; choose another port") from error
+    return sock
+
+
+class RemotingServer:
+    """One listening port."""
+
+    def __init__(self, loop: ServerLoop, service: Service, clock: Clock) -> None:
+        self._loop = loop
+        self._service = service
+        self._clock = clock
+        self._channels: set[ServerChannel] = set()
+        self._server: asyncio.Server | None = None
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Accept connections; the socket is this server's from here on."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: ServerChannel(self, self._service, self._clock), sock=sock, backlog=BACKLOG
+        )
+        self._loop.call_later(IDLE_CHECK_MS, self._close_idle)
+
+    def accepted(self, channel: ServerChannel) -> bool:
+        """Note a connection; False when there are too many."""
+        self._channels.add(channel)
+        return len(self._channels) <= CONNECTIONS_MAX
+
+    def ended(self, channel: ServerChannel) -> None:
+        """Forget a connection."""
+        self._channels.discard(channel)
+
+    def _close_idle(self) -> None:
+        self._loop.call_later(IDLE_CHECK_MS, self._close_idle)
+        oldest_ms = self._clock.monotonic_ms() - IDLE_MAX_MS
+        for channel in [channel for channel in self._channels if channel.active_ms < oldest_ms]:
+            _log.info("%s was idle, its connection is closed", channel.remote_address)
+            channel.close()
+
+    def stop(self) -> None:
+        """Accept nothing more and end every connection."""
+        if self._server is not None:
+            self._server.close()
+        for channel in list(self._channels):
+            channel.close()
+
+
+class ServerLoop:
+    """The thread of a server, and one more for work that blocks. Satisfies ``broker.loop.Loop``."""
+
+    def __init__(self, runtime: Runtime, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._blocking: WorkerPool[Callable[[], None]] = runtime.worker_pool(f"{name}Commit", 1, lambda work: work())
+        self._thread = runtime.start_thread(name, self._run)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def call_soon(self, job: Callable[[], None]) -> None:
+        """See ``broker.loop.Loop``."""
+        self._loop.call_soon(job)
+
+    def call_later(self, delay_ms: int, job: Callable[[], None]) -> None:
+        """See ``broker.loop.Loop``."""
+        self._loop.call_later(delay_ms / 1_000, job)
+
+    def run_blocking(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+        """See ``broker.loop.Loop``."""
+
+        def blocking() -> None:
+            error: Exception | None = None
+            try:
+                work()
+            except Exception as failure:  # noqa: BLE001 - border: told to whoever waits
+                error = failure
+            self._loop.call_soon_threadsafe(done, error)
+
+        self._blocking.submit(blocking)
+
+    def run(self, work: Coroutine[Any, Any, T], timeout_ms: int) -> T:
+        """Run ``work`` on the loop and wait for its end; from any other thread.
+
+        Raises:
+            TimeoutError: it took longer.
+        """
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_ms / 1_000)
+
+    def stop(self) -> None:
+        """End both threads; from any other thread. What still waits is forgotten."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(JOIN_MS)
+        self._blocking.shutdown(JOIN_MS)
