@@ -6,13 +6,13 @@ Source: TopicConfig, TopicConfigManager, SubscriptionGroupConfig, SubscriptionGr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 from rocketmq_py.broker.commit_log import CommitLog, Stored
 from rocketmq_py.broker.store import MessageStore
+from rocketmq_py.errors import BrokerError
 from rocketmq_py.model import names
-from rocketmq_py.model.codes import PermName
+from rocketmq_py.model.codes import PermName, ResponseCode
 
 READ_WRITE = PermName.READ | PermName.WRITE
 SCHEDULE_TOPIC = "SCHEDULE_TOPIC_XXXX"
@@ -21,6 +21,9 @@ SCHEDULE_TOPIC = "SCHEDULE_TOPIC_XXXX"
 DEFAULT_TEMPLATE_QUEUES = 8
 QUEUES_MAX = 1_024
 """Queues that a topic may have here; upstream sets no limit."""
+
+NAMES_MAX = 20_000
+"""Topics and groups, each: their names come over the wire. Upstream sets no limit."""
 
 _SYSTEM_TOPICS = frozenset({SCHEDULE_TOPIC, names.AUTO_CREATE_TOPIC_KEY_TOPIC})
 
@@ -82,10 +85,15 @@ class TopicConfigManager:
         return name in _SYSTEM_TOPICS
 
     def put_topic(self, config: TopicConfig, stored: Stored) -> None:
-        """Create or change a topic."""
+        """Create or change a topic.
+
+        Raises:
+            BrokerError: there are too many.
+        """
         if self._topics.get(config.topicName) == config:
             stored(None)
             return
+        _check_room(self._topics, config.topicName)
         self._topics[config.topicName] = config
         self._commit_log.put_topic(config.topicName, asdict(config), stored)
 
@@ -102,10 +110,15 @@ class TopicConfigManager:
         return self._groups.get(name)
 
     def put_group(self, config: SubscriptionGroupConfig, stored: Stored) -> None:
-        """Create or change a group."""
+        """Create or change a group.
+
+        Raises:
+            BrokerError: there are too many.
+        """
         if self._groups.get(config.groupName) == config:
             stored(None)
             return
+        _check_room(self._groups, config.groupName)
         self._groups[config.groupName] = config
         self._commit_log.put_group(config.groupName, asdict(config), stored)
 
@@ -118,10 +131,11 @@ class TopicConfigManager:
         return config
 
 
-def topic_config_from(name: str, fields: Mapping[str, Any]) -> TopicConfig:
-    """Read checked fields of a request. Unknown ones are ignored."""
-    known = {key: value for key, value in fields.items() if key in TopicConfig.__slots__}
-    return replace(TopicConfig(name), **known)
+def _check_room(table: Mapping[str, object], name: str) -> None:
+    if name not in table and len(table) >= NAMES_MAX:
+        raise BrokerError(
+            ResponseCode.SYSTEM_BUSY, f"this broker has {len(table)} topics or groups, the most it takes: {name} is new"
+        )
 
 
 def _is_legal_group(name: str) -> bool:

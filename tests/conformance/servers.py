@@ -46,6 +46,10 @@ class Server(ABC):
         """Committed offset of each queue, -1 for none."""
 
     @abstractmethod
+    def consumer_ids(self, group: str) -> list[str]:
+        """Client ids of a group's members."""
+
+    @abstractmethod
     def restart_broker(self) -> None:
         """Kill the broker and start it again on the same data."""
 
@@ -87,6 +91,9 @@ class _Administered(Server):
 
     def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
         return self.cluster.committed_offsets(group, topic)
+
+    def consumer_ids(self, group: str) -> list[str]:
+        return self.cluster.consumer_ids(group)
 
     def restart_broker(self) -> None:
         self.cluster.restart_broker()

@@ -22,8 +22,8 @@ from rocketmq_py import (
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
 from rocketmq_py.model.results import Messages
 from tests.administration import BROKER_NAME
-from tests.apache.cluster import TESTS, ApacheCluster
-from tests.apache.jars import QUIET, compile_java, java_command
+from tests.apache.cluster import TESTS
+from tests.apache.jars import QUIET, compile_java, java_command, program_command
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import StartConsumer
 from tests.conformance.servers import Server
@@ -228,38 +228,38 @@ def wait_for_shares(
     eventually(shared, server.rebalance_bound_s, f"the shares {expected}")
 
 
-def new_client_id(cluster: ApacheCluster, group: str, known: Sequence[Member]) -> str:
+def new_client_id(server: Server, group: str, known: Sequence[Member]) -> str:
     """The id of the one member that is not known yet."""
     others = {member.client_id for member in known}
-    eventually(lambda: len(set(cluster.consumer_ids(group)) - others) == 1, 10, "one new member")
-    (client_id,) = set(cluster.consumer_ids(group)) - others
+    eventually(lambda: len(set(server.consumer_ids(group)) - others) == 1, 10, "one new member")
+    (client_id,) = set(server.consumer_ids(group)) - others
     return client_id
 
 
-@pytest.mark.parametrize("server", ["apache-broker"], indirect=True)
+@pytest.mark.parametrize("server", ["embedded", "apache-broker"], indirect=True)
 def test_java_and_python_members_divide_the_queues_alike_and_take_over_from_one_another(
-    server: Server, apache: ApacheCluster, producer: DefaultMQProducer, start_consumer: StartConsumer,
+    server: Server, java: None, producer: DefaultMQProducer, start_consumer: StartConsumer,
     start_java: StartJava,
 ) -> None:  # fmt: skip
     topic, group = server.topic(QUEUES), server.group()
     traffic = Traffic(producer, topic)
-    java = start_java(group, topic, "success")
+    java_member = start_java(group, topic, "success")
     collector = Collector()
     start_consumer(group, topic, collector)
-    java.wait_started()
-    first = PythonMember(collector, new_client_id(apache, group, [java]))
-    wait_for_shares(traffic, [java, first], topic, server, [java, first])
+    java_member.wait_started()
+    first = PythonMember(collector, new_client_id(server, group, [java_member]))
+    wait_for_shares(traffic, [java_member, first], topic, server, [java_member, first])
 
     collector = Collector()
     leaving = start_consumer(group, topic, collector)
-    second = PythonMember(collector, new_client_id(apache, group, [java, first]))
-    everyone: list[Member] = [java, first, second]
+    second = PythonMember(collector, new_client_id(server, group, [java_member, first]))
+    everyone: list[Member] = [java_member, first, second]
     wait_for_shares(traffic, everyone, topic, server, everyone)
-    assert apache.consumer_ids(group) == sorted(member.client_id for member in everyone)
+    assert server.consumer_ids(group) == sorted(member.client_id for member in everyone)
 
     leaving.shutdown()
-    wait_for_shares(traffic, [java, first], topic, server, everyone)
-    java.leave()
+    wait_for_shares(traffic, [java_member, first], topic, server, everyone)
+    java_member.leave()
     wait_for_shares(traffic, [first], topic, server, everyone)
 
     eventually(lambda: came(everyone) == set(traffic.sent), 10, "every message")
@@ -270,9 +270,9 @@ def test_java_and_python_members_divide_the_queues_alike_and_take_over_from_one_
 
 # Client ids begin with the address, so this says who sorts first and thus owns the one queue of the retry topic.
 @pytest.mark.parametrize(("python_ip", "python_gets_retries"), [("0", True), ("9", False)], ids=["python", "java"])
-@pytest.mark.parametrize("server", ["apache-broker"], indirect=True)
+@pytest.mark.parametrize("server", ["embedded", "apache-broker"], indirect=True)
 def test_what_one_fails_the_other_gets_again_as_the_same_message(
-    server: Server, apache: ApacheCluster, producer: DefaultMQProducer, start_consumer: StartConsumer,
+    server: Server, java: None, producer: DefaultMQProducer, start_consumer: StartConsumer,
     start_java: StartJava, python_ip: str, python_gets_retries: bool,
 ) -> None:  # fmt: skip
     topic, group = server.topic(QUEUES), server.group()
@@ -283,16 +283,16 @@ def test_what_one_fails_the_other_gets_again_as_the_same_message(
             return ConsumeConcurrentlyStatus.RECONSUME_LATER
         return ConsumeConcurrentlyStatus.CONSUME_SUCCESS
 
-    java = start_java(group, topic, "fail-first")
+    java_member = start_java(group, topic, "fail-first")
     collector = Collector(fail_first)
     start_consumer(group, topic, collector, client_ip=f"{python_ip}.python")
-    java.wait_started()
-    python = PythonMember(collector, new_client_id(apache, group, [java]))
-    assert (python.client_id < java.client_id) is python_gets_retries
-    wait_for_shares(traffic, [java, python], topic, server, [java, python])
+    java_member.wait_started()
+    python = PythonMember(collector, new_client_id(server, group, [java_member]))
+    assert (python.client_id < java_member.client_id) is python_gets_retries
+    wait_for_shares(traffic, [java_member, python], topic, server, [java_member, python])
 
     round_of = traffic.send_round()
-    owner, other = (python, java) if python_gets_retries else (java, python)
+    owner, other = (python, java_member) if python_gets_retries else (java_member, python)
 
     def of_round(member: Member, reconsume_times: int) -> dict[str, Delivery]:
         return {
@@ -309,3 +309,24 @@ def test_what_one_fails_the_other_gets_again_as_the_same_message(
         again = of_round(owner, 1)[body]
         assert again == first._replace(queue_id=0, reconsume_times=1)
         assert again[2:] == (topic, first.msg_id, "T", f"k{body}", f"p{body}", body)
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+def test_a_java_producer_and_a_java_consumer_work_against_the_embedded_broker(
+    server: Server, java: None, start_java: StartJava
+) -> None:
+    topic, group, count = server.topic(QUEUES), server.group(), 10_000
+    java_member = start_java(group, topic, "success")
+    java_member.wait_started()
+    command = program_command("JavaProduce", server.namesrv_addr, topic, str(count), options=TESTS.jvm)
+    sent = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert sent.returncode == 0, sent.stderr
+    expected = {str(number) for number in range(count)}
+    eventually(lambda: came([java_member]) == expected, 60, "every message at the Java consumer")
+    deliveries = java_member.deliveries()
+    assert len(deliveries) == count
+    eventually(
+        lambda: server.committed_offsets(group, topic) == server.max_offsets(topic), 15, "committed offsets = ends"
+    )
+    of_keys = {delivery.body: delivery.keys for delivery in deliveries}
+    assert all(keys == f"k{body}" for body, keys in of_keys.items())

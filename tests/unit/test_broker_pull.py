@@ -1,0 +1,233 @@
+"""What the embedded broker answers to pulls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.broker_rig import GROUP, TOPIC, Client, Rig, found, messages
+
+COMMIT, SUSPEND, SUBSCRIPTION = 1, 2, 4
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    rig.create_topic()
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def client(rig: Rig) -> Client:
+    client = rig.client()
+    client.heartbeat()
+    return client
+
+
+def fill(client: Client, count: int, size: int = 4, tags: str | None = None) -> list[bytes]:
+    bodies = [f"{number}".encode().ljust(size, b".") for number in range(count)]
+    for body in bodies:
+        assert client.send(body, properties={"UNIQ_KEY": "id", **({"TAGS": tags} if tags else {})}).code == 0
+    return bodies
+
+
+# Offsets.
+
+
+@pytest.mark.behaviour("EB-01")
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [(0, (0, 4)), (3, (0, 4)), (4, (19, 4)), (5, (21, 4)), (99, (21, 4)), (-1, (21, 0))],
+)
+def test_an_offset_within_the_queue_is_served_its_end_has_nothing_new_and_others_are_mended(
+    client: Client, offset: int, expected: tuple[int, int]
+) -> None:
+    fill(client, 4)
+    code, bodies, next_offset = found(client.pull(offset))
+    assert (code, next_offset) == expected
+    assert len(bodies) == (4 - offset if code == 0 else 0)
+
+
+@pytest.mark.behaviour("EB-01")
+@pytest.mark.parametrize(("offset", "code"), [(0, 19), (5, 21), (-1, 21)])
+def test_an_empty_queue_has_nothing_new_at_0_and_mends_other_offsets_to_0(
+    client: Client, offset: int, code: int
+) -> None:
+    answer = client.pull(offset)
+    assert (answer.code, answer.ext_fields["nextBeginOffset"]) == (code, "0")
+
+
+@pytest.mark.behaviour("EB-02")
+def test_a_pull_brings_at_most_32_messages_and_256_kib_but_always_the_first(client: Client) -> None:
+    small = fill(client, 40)
+    assert found(client.pull(maxMsgNums=100)) == (0, small[:32], 32)
+    assert found(client.pull(maxMsgNums=5)) == (0, small[:5], 5)
+    large = fill(client, 3, size=100_000)
+    assert found(client.pull(40)) == (0, large[:2], 42)
+    client.send(b"x" * 400_000)
+    assert len(messages(client.pull(43))) == 1
+
+
+@pytest.mark.behaviour("EB-02")
+def test_an_answer_tells_the_queues_bounds_and_that_the_master_goes_on(client: Client) -> None:
+    fill(client, 4)
+    fields = client.pull(1, maxMsgNums=1).ext_fields
+    assert fields == {"suggestWhichBrokerId": "0", "nextBeginOffset": "2", "minOffset": "0", "maxOffset": "4"}
+
+
+# Filters.
+
+
+@pytest.mark.behaviour("EB-03")
+def test_only_messages_with_a_wanted_tag_come_and_what_is_passed_over_counts(rig: Rig, client: Client) -> None:
+    for number in range(20):
+        client.send(b"%d" % number, properties={"TAGS": "A" if number % 5 == 0 else "B"})
+    client.heartbeat(topic="A || C")
+    assert found(client.pull(subVersion=1)) == (0, [b"0", b"5", b"10", b"15"], 20)
+    assert found(client.pull(1, maxMsgNums=1, subVersion=1)) == (0, [b"5"], 6)
+    assert client.pull(16, subVersion=1).code == 20
+    assert client.pull(16, subVersion=1).ext_fields["nextBeginOffset"] == "20"
+
+
+@pytest.mark.behaviour("EB-03")
+def test_one_pull_looks_at_800_messages_at_most(client: Client) -> None:
+    fill(client, 900, tags="B")
+    client.heartbeat(topic="A")
+    assert found(client.pull()) == (20, [], 800)
+    assert found(client.pull(800)) == (20, [], 900)
+
+
+@pytest.mark.behaviour("EB-03")
+def test_a_subscription_in_the_request_counts_without_a_heartbeat(rig: Rig) -> None:
+    client = rig.client()
+    client.send(b"a", properties={"TAGS": "A"})
+    client.send(b"b", properties={"TAGS": "B"})
+    assert found(client.pull(sysFlag=SUBSCRIPTION, subscription="B")) == (0, [b"b"], 2)
+    assert client.pull(sysFlag=SUBSCRIPTION, subscription="||").code == 23
+    assert client.pull(sysFlag=SUBSCRIPTION, subscription="a > 1", expressionType="SQL92").code == 1
+
+
+# Refusals.
+
+
+@pytest.mark.behaviour("EB-04")
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"topic": "nowhere"}, 17),
+        ({"queueId": 1}, 29),
+        ({"queueId": -1}, 29),
+        ({"subVersion": 2}, 25),
+        ({"consumerGroup": "strangers"}, 24),
+        ({"consumerGroup": "not legal!"}, 26),
+        ({"consumerGroup": ""}, 1),
+        ({"queueOffset": "x"}, 1),
+        ({"queueOffset": str(2**63)}, 1),
+        ({"maxMsgNums": ""}, 1),
+    ],
+)
+def test_a_pull_that_cannot_be_served_is_refused_by_its_code(
+    client: Client, change: dict[str, object], code: int
+) -> None:
+    answer = client.pull(**{"topic": TOPIC, **change})  # type: ignore[arg-type]
+    assert (answer.code, answer.ext_fields) == (code, {})
+
+
+@pytest.mark.behaviour("EB-04")
+def test_a_topic_that_is_not_in_the_groups_subscription_is_refused(rig: Rig, client: Client) -> None:
+    rig.create_topic("other")
+    assert client.pull(topic="other").code == 24
+
+
+@pytest.mark.behaviour("EB-04")
+def test_a_topic_without_read_permission_is_refused(rig: Rig, client: Client) -> None:
+    rig.create_topic(TOPIC, perm=2)
+    assert client.pull().code == 16
+
+
+# Commits.
+
+
+@pytest.mark.behaviour("EB-05")
+def test_a_pull_commits_the_offset_it_carries_whatever_it_finds(client: Client) -> None:
+    fill(client, 4)
+    client.pull(4, sysFlag=COMMIT, commitOffset=3)
+    assert client.ask(14, {"consumerGroup": GROUP, "topic": TOPIC, "queueId": 0}).ext_fields["offset"] == "3"
+    client.pull(4, sysFlag=0, commitOffset=4)
+    assert client.ask(14, {"consumerGroup": GROUP, "topic": TOPIC, "queueId": 0}).ext_fields["offset"] == "3"
+
+
+# Long polling.
+
+
+@pytest.mark.behaviour("EB-06")
+def test_a_pull_at_the_end_is_held_and_answered_when_a_message_is_on_the_disk(rig: Rig, client: Client) -> None:
+    opaque = client.begin(11, client.pull_fields(0, sysFlag=SUSPEND))
+    rig.loop.advance(1_000)
+    assert client.answer(opaque) is None
+    rig.loop.hold_commits = True
+    rig.client().begin(310, {"b": TOPIC, "e": 0, "i": ""}, b"new")
+    rig.loop.run()
+    assert client.answer(opaque) is None
+    rig.loop.end_commit()
+    answer = client.answer(opaque)
+    assert answer is not None
+    assert found(answer) == (0, [b"new"], 1)
+
+
+@pytest.mark.behaviour("EB-06")
+def test_a_held_pull_is_answered_with_nothing_by_the_first_sweep_after_its_time(rig: Rig, client: Client) -> None:
+    opaque = client.begin(11, client.pull_fields(0, sysFlag=SUSPEND, suspendTimeoutMillis=6_000))
+    rig.loop.advance(9_999)
+    assert client.answer(opaque) is None
+    rig.loop.advance(1)
+    answer = client.answer(opaque)
+    assert answer is not None
+    assert (answer.code, answer.ext_fields["nextBeginOffset"]) == (19, "0")
+
+
+@pytest.mark.behaviour("EB-06")
+def test_a_message_that_does_not_match_wakes_nobody_but_the_sweep_moves_the_queue_on(rig: Rig, client: Client) -> None:
+    client.heartbeat(topic="A")
+    opaque = client.begin(11, client.pull_fields(0, sysFlag=SUSPEND))
+    rig.client().send(b"b", properties={"TAGS": "B"})
+    assert client.answer(opaque) is None
+    rig.loop.advance(5_000)
+    answer = client.answer(opaque)
+    assert answer is not None
+    assert (answer.code, answer.ext_fields["nextBeginOffset"]) == (20, "1")
+
+
+@pytest.mark.behaviour("EB-06")
+def test_every_held_pull_of_a_queue_is_answered_once(rig: Rig, client: Client) -> None:
+    opaques = [client.begin(11, client.pull_fields(0, sysFlag=SUSPEND)) for _ in range(3)]
+    fill(client, 2)
+    rig.loop.advance(20_000)
+    for opaque in opaques:
+        assert len([each for each in client.written if each.is_response and each.opaque == opaque]) == 1
+
+
+@pytest.mark.behaviour("EB-06")
+def test_without_the_wish_to_wait_nothing_is_held(client: Client) -> None:
+    assert client.pull(0).code == 19
+
+
+@pytest.mark.behaviour("EB-06")
+def test_the_checks_are_made_again_when_a_held_pull_is_answered(rig: Rig, client: Client) -> None:
+    opaque = client.begin(11, client.pull_fields(0, sysFlag=SUSPEND))
+    client.ask(35, {"clientID": "client", "consumerGroup": GROUP})
+    rig.client().send(b"new")
+    answer = client.answer(opaque)
+    assert answer is not None
+    assert answer.code == 24
+
+
+@pytest.mark.behaviour("EB-06")
+def test_what_a_connection_waited_for_is_forgotten_with_it(rig: Rig, client: Client) -> None:
+    opaque = client.begin(11, client.pull_fields(0, sysFlag=SUSPEND))
+    rig.controller.on_close(client)
+    rig.client().send(b"new")
+    assert client.answer(opaque) is None
