@@ -52,7 +52,7 @@ class RebalanceLockManager:
         self._now_ms = (clock or SystemClock()).monotonic_ms
         self._lock_max_live_ms = lock_max_live_ms
         self._lock = Mutex()
-        self._table: dict[str, dict[MessageQueue, _LockEntry]] = {}  # by group, none empty; Java: mqLockTable
+        self._table: dict[str, dict[MessageQueue, _LockEntry]] = {}  # by group; Java: mqLockTable
         self._swept_ms = self._now_ms()
 
     def try_lock(self, group: str, mq: MessageQueue, client_id: str) -> bool:
@@ -128,8 +128,6 @@ class RebalanceLockManager:
                 else:
                     del entries[mq]
                     _log.info("unlock_batch: group %s: %s gave up %s", group, client_id, mq)
-            if not entries:
-                self._table.pop(group, None)
 
     def is_lock_all_expired(self, group: str) -> bool:
         """Whether nobody in the group holds any queue.
