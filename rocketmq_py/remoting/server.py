@@ -1,7 +1,7 @@
 """The serving end of the protocol: one asyncio loop on one thread accepts, reads, writes and runs the jobs of a server.
 
-What is written to a client that does not read waits in its transport; from ``WRITE_HIGH_BYTES`` on nothing more is read
-from that client until it has caught up, so memory is bounded by what its requests read so far can answer.
+What is written to a client that does not read waits in its transport; from ``WRITE_HIGH_BYTES`` on none of its requests
+is looked at until it has caught up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BACKLOG = 1_024
 
 WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_MAX_BYTES = 64 * 1024 * 1024
-"""A connection with so much unread is closed."""
+"""A connection with so much unread is closed: pulls that were held may all be answered at once."""
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ class ServerChannel(asyncio.BufferedProtocol):
         self._clock = clock
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
+        self._paused = False
         self.active_ms = clock.monotonic_ms()
         self.remote_address = "?"
         self.remote_host = bytes(8)
@@ -86,21 +87,27 @@ class ServerChannel(asyncio.BufferedProtocol):
         """Hand on every complete command."""
         self.active_ms = self._clock.monotonic_ms()
         self._reader.received(nbytes)
+        self._serve()
+
+    def _serve(self) -> None:
         try:
-            for command in self._reader:
+            while not self._paused and (command := self._reader.next_frame()) is not None:
                 self._service.on_request(self, command)
         except ProtocolError as error:
             _log.warning("%s does not speak the protocol, its connection is closed: %s", self.remote_address, error)
             self.close()
 
     def pause_writing(self) -> None:
-        """The client does not read: do not read it either."""
+        """The client does not read: nothing more is read from it, nor is what has been read already looked at."""
+        self._paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It has caught up."""
-        if self._transport is not None and not self._transport.is_closing():
+        self._paused = False
+        self._serve()
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:

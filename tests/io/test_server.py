@@ -1,0 +1,205 @@
+"""The embedded broker's network edge against clients that lie, stall, flood and vanish."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rocketmq_py import DefaultMQProducer, Message
+from rocketmq_py.broker.embedded_broker import EmbeddedBroker
+from rocketmq_py.errors import IllegalStateError
+from rocketmq_py.remoting import server as server_module
+from tests.administration import Wire, call
+from tests.io.server import encode_ask, eventually, stays
+
+TOPIC = "topic"
+
+
+@pytest.fixture
+def broker(tmp_path: Path, nothing_is_left_behind: None) -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker(tmp_path) as broker:
+        fields = {"topic": TOPIC, "readQueueNums": 1, "writeQueueNums": 1, "perm": 6, "topicFilterType": "SINGLE_TAG"}
+        call(broker.broker_addr, 17, fields).checked("create topic")
+        yield broker
+
+
+def connect(broker: EmbeddedBroker) -> socket.socket:
+    host, port = broker.broker_addr.split(":")
+    return socket.create_connection((host, int(port)), 5)
+
+
+def serves(broker: EmbeddedBroker) -> bool:
+    return call(broker.broker_addr, 30, {"topic": TOPIC, "queueId": 0}).code == 0
+
+
+def closed_by_the_server(sock: socket.socket) -> bool:
+    sock.settimeout(5)
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.behaviour("EB-31")
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+        struct.pack(">i", -1),
+        struct.pack(">i", 2**31 - 1),
+        struct.pack(">ii", 8, 100) + b"{}{}",
+        struct.pack(">ii", 12, 8) + b"no json!",
+        struct.pack(">ii", 12, 9 << 24 | 4) + b"{}{}{}{}",
+    ],
+    ids=["http", "negative length", "2 GiB", "header beyond the frame", "no JSON", "unknown kind of header"],
+)
+def test_a_client_that_does_not_speak_the_protocol_is_hung_up_on_and_others_are_served(
+    broker: EmbeddedBroker, nonsense: bytes
+) -> None:
+    with connect(broker) as sock:
+        sock.sendall(nonsense)
+        assert closed_by_the_server(sock)
+    assert serves(broker)
+
+
+@pytest.mark.behaviour("EB-31")
+def test_a_frame_that_comes_byte_by_byte_is_served(broker: EmbeddedBroker) -> None:
+    with connect(broker) as sock:
+        for byte in encode_ask(30, 7, {"topic": TOPIC, "queueId": "0"}):
+            sock.sendall(bytes([byte]))
+        assert b'"opaque":7' in sock.recv(4096)
+
+
+@pytest.mark.behaviour("EB-31")
+def test_a_client_that_does_not_read_is_not_read_either_and_costs_bounded_memory(
+    broker: EmbeddedBroker,
+) -> None:
+    with DefaultMQProducer("producers", namesrv_addr=broker.namesrv_addr) as producer:
+        producer.send(Message(TOPIC, os.urandom(200_000)))
+    fields = {
+        "consumerGroup": "g", "topic": TOPIC, "queueId": "0", "queueOffset": "0", "maxMsgNums": "1", "sysFlag": "4",
+        "commitOffset": "0", "suspendTimeoutMillis": "0", "subscription": "*", "subVersion": "0",
+    }  # fmt: skip
+    pull = encode_ask(11, 1, fields)
+    with connect(broker) as sock:
+        sock.setblocking(False)
+        asked = 0
+
+        def ask_on() -> bool:
+            nonlocal asked
+            try:
+                asked += sock.send((pull * 21)[asked % len(pull) :])
+            except BlockingIOError:
+                return True
+            return False
+
+        assert eventually(ask_on), "the server goes on reading from a client that does not read its answers"
+        assert stays(ask_on, 0.3)
+        assert serves(broker)
+        # The answers to all that was sent would be much more than what may wait for a client.
+        assert asked // len(pull) * 200_000 > 10 * server_module.WRITE_MAX_BYTES
+        sock.settimeout(5)
+        received = 0
+        while received < 20_000_000:
+            received += len(sock.recv(1_000_000))
+
+
+@pytest.mark.behaviour("EB-31")
+def test_a_connection_without_a_word_is_closed_after_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left_behind: None
+) -> None:
+    monkeypatch.setattr(server_module, "IDLE_MAX_MS", 50)
+    monkeypatch.setattr(server_module, "IDLE_CHECK_MS", 20)
+    with EmbeddedBroker(tmp_path) as broker, connect(broker) as sock:
+        assert closed_by_the_server(sock)
+
+
+@pytest.mark.behaviour("EB-31")
+def test_of_too_many_connections_the_last_are_closed(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "CONNECTIONS_MAX", 3)
+    kept = [connect(broker) for _ in range(3)]
+    try:
+        for sock in kept:
+            sock.sendall(encode_ask(30, 7, {"topic": TOPIC, "queueId": "0"}))
+            assert sock.recv(4096)
+        with connect(broker) as fourth:
+            assert closed_by_the_server(fourth)
+    finally:
+        for sock in kept:
+            sock.close()
+    assert eventually(lambda: _served(broker))
+
+
+def _served(broker: EmbeddedBroker) -> bool:
+    try:
+        return serves(broker)
+    except OSError:
+        return False
+
+
+@pytest.mark.behaviour("EB-31")
+def test_clients_that_come_and_vanish_leave_nothing(broker: EmbeddedBroker) -> None:
+    for number in range(200):
+        with connect(broker) as sock:
+            if number % 2:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.sendall(encode_ask(30, 7, {"topic": TOPIC, "queueId": "0"})[: number + 1])
+    assert serves(broker)
+
+
+@pytest.mark.behaviour("EB-31")
+def test_an_end_while_many_send_answers_or_hangs_up_on_each_and_loses_no_answered_message(
+    tmp_path: Path, nothing_is_left_behind: None
+) -> None:
+    broker = EmbeddedBroker(tmp_path).start()
+    answered: list[int] = []
+    begun = threading.Barrier(9)
+
+    def send() -> None:
+        with Wire(broker_addr) as wire:
+            begun.wait(10)
+            try:
+                while True:
+                    fields = {"b": TOPIC, "c": "TBW102", "d": 1, "e": 0, "f": 0, "g": 1, "h": 0, "i": ""}
+                    answered.append(int(wire.call(310, fields, b"x").checked("send").ext["queueOffset"]))
+            except OSError:
+                return
+
+    broker_addr = broker.broker_addr
+    threads = [threading.Thread(target=send, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    begun.wait(10)
+    assert eventually(lambda: len(answered) > 200)
+    broker.shutdown()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    with EmbeddedBroker(tmp_path) as again:
+        end = int(call(again.broker_addr, 30, {"topic": TOPIC, "queueId": 0}).ext["offset"])
+    assert len(set(answered)) == len(answered)
+    assert max(answered) < end
+
+
+@pytest.mark.behaviour("EB-31")
+def test_it_starts_once_ends_twice_and_can_be_started_again(tmp_path: Path, nothing_is_left_behind: None) -> None:
+    broker = EmbeddedBroker(tmp_path)
+    with pytest.raises(IllegalStateError, match="not running"):
+        _ = broker.namesrv_addr
+    broker.start()
+    with pytest.raises(IllegalStateError, match="running already"):
+        broker.start()
+    broker.shutdown()
+    broker.shutdown()
+    with broker:
+        assert serves_route(broker)
+
+
+def serves_route(broker: EmbeddedBroker) -> bool:
+    return call(broker.namesrv_addr, 206).code == 0
