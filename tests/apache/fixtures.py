@@ -11,6 +11,15 @@ from tests.apache.cluster import ApacheCluster
 from tests.apache.jars import missing_tools
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Java: by a fixture, or because it runs over a server that is a Java program."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        server = item.callspec.params.get("server", "") if hasattr(item, "callspec") else ""
+        if "java" in item.fixturenames or str(server).startswith("apache"):
+            item.add_marker("apache")
+
+
 def require_java() -> None:
     """Skip where Java or Maven is missing; with CI=true that is a failure."""
     missing = missing_tools()

@@ -15,7 +15,7 @@ from tests.administration import ClusterError, call
 from tests.embedded import EmbeddedProcess
 
 
-@pytest.mark.behaviour("EB-30")
+@pytest.mark.behaviour("EB-20")
 def test_it_says_where_it_listens_serves_and_carries_on_where_it_ended(tmp_path: Path) -> None:
     with EmbeddedProcess(tmp_path / "data") as broker:
         broker.create_topic("topic", queues=1)
@@ -28,7 +28,7 @@ def test_it_says_where_it_listens_serves_and_carries_on_where_it_ended(tmp_path:
             assert producer.send(Message("topic", b"second")).queue_offset == 1
 
 
-@pytest.mark.behaviour("EB-30")
+@pytest.mark.behaviour("EB-20")
 def test_port_0_takes_any_free_one_and_people_get_a_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rocketmq_py", "broker", "--data", str(tmp_path), "--namesrv-port", "0"]
     with subprocess.Popen([*command, "--broker-port", "0"], stdout=subprocess.PIPE, text=True) as process:
@@ -53,7 +53,7 @@ def refused(*args: str) -> str:
     return done.stderr
 
 
-@pytest.mark.behaviour("EB-30")
+@pytest.mark.behaviour("EB-20")
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     with EmbeddedProcess(tmp_path / "data") as broker:
         assert "is in use by another broker" in refused("--data", str(tmp_path / "data"))
@@ -69,7 +69,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     assert "file" in refused("--data", str(tmp_path / "file"))
 
 
-@pytest.mark.behaviour("EB-30")
+@pytest.mark.behaviour("EB-20")
 def test_a_connection_that_is_open_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     with EmbeddedProcess(tmp_path / "data") as broker:
         host, port = broker.broker_addr.split(":")
@@ -77,7 +77,7 @@ def test_a_connection_that_is_open_does_not_keep_it_from_ending(tmp_path: Path) 
             assert broker.stop() == 0
 
 
-@pytest.mark.behaviour("EB-30")
+@pytest.mark.behaviour("EB-20")
 def test_a_broker_that_cannot_start_leaves_no_lock_behind(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with socket.socket() as taken:
@@ -88,7 +88,7 @@ def test_a_broker_that_cannot_start_leaves_no_lock_behind(tmp_path: Path) -> Non
         assert broker.process is not None
 
 
-@pytest.mark.behaviour("EB-30")
+@pytest.mark.behaviour("EB-20")
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "apsw.py").write_text("raise ImportError('not there')")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}

@@ -46,7 +46,7 @@ def closed_by_the_server(sock: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.behaviour("EB-31")
+@pytest.mark.behaviour("EB-21")
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -68,7 +68,7 @@ def test_a_client_that_does_not_speak_the_protocol_is_hung_up_on_and_others_are_
     assert serves(broker)
 
 
-@pytest.mark.behaviour("EB-31")
+@pytest.mark.behaviour("EB-21")
 def test_a_frame_that_comes_byte_by_byte_is_served(broker: EmbeddedBroker) -> None:
     with connect(broker) as sock:
         for byte in encode_ask(30, 7, {"topic": TOPIC, "queueId": "0"}):
@@ -76,7 +76,7 @@ def test_a_frame_that_comes_byte_by_byte_is_served(broker: EmbeddedBroker) -> No
         assert b'"opaque":7' in sock.recv(4096)
 
 
-@pytest.mark.behaviour("EB-31")
+@pytest.mark.behaviour("EB-21")
 def test_a_client_that_does_not_read_is_not_read_either_and_costs_bounded_memory(
     broker: EmbeddedBroker,
 ) -> None:
@@ -110,7 +110,7 @@ def test_a_client_that_does_not_read_is_not_read_either_and_costs_bounded_memory
             received += len(sock.recv(1_000_000))
 
 
-@pytest.mark.behaviour("EB-31")
+@pytest.mark.behaviour("EB-21")
 def test_a_connection_without_a_word_is_closed_after_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left_behind: None
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_connection_without_a_word_is_closed_after_its_time(
         assert closed_by_the_server(sock)
 
 
-@pytest.mark.behaviour("EB-31")
+@pytest.mark.behaviour("EB-21")
 def test_of_too_many_connections_the_last_are_closed(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "CONNECTIONS_MAX", 3)
     kept = [connect(broker) for _ in range(3)]
@@ -143,7 +143,7 @@ def _served(broker: EmbeddedBroker) -> bool:
         return False
 
 
-@pytest.mark.behaviour("EB-31")
+@pytest.mark.behaviour("EB-21")
 def test_clients_that_come_and_vanish_leave_nothing(broker: EmbeddedBroker) -> None:
     for number in range(200):
         with connect(broker) as sock:
@@ -153,7 +153,7 @@ def test_clients_that_come_and_vanish_leave_nothing(broker: EmbeddedBroker) -> N
     assert serves(broker)
 
 
-@pytest.mark.behaviour("EB-31")
+@pytest.mark.behaviour("EB-21")
 def test_an_end_while_many_send_answers_or_hangs_up_on_each_and_loses_no_answered_message(
     tmp_path: Path, nothing_is_left_behind: None
 ) -> None:
@@ -187,7 +187,7 @@ def test_an_end_while_many_send_answers_or_hangs_up_on_each_and_loses_no_answere
     assert max(answered) < end
 
 
-@pytest.mark.behaviour("EB-31")
+@pytest.mark.behaviour("EB-21")
 def test_it_starts_once_ends_twice_and_can_be_started_again(tmp_path: Path, nothing_is_left_behind: None) -> None:
     broker = EmbeddedBroker(tmp_path)
     with pytest.raises(IllegalStateError, match="not running"):

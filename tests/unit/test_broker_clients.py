@@ -40,7 +40,7 @@ def commit(client: Client, value: int, group: str = GROUP, topic: str = TOPIC) -
 # Members.
 
 
-@pytest.mark.behaviour("EB-20")
+@pytest.mark.behaviour("EB-14")
 def test_a_heartbeat_makes_a_member_the_group_and_its_retry_topic(rig: Rig) -> None:
     client = rig.client()
     assert members(client) == []
@@ -51,13 +51,13 @@ def test_a_heartbeat_makes_a_member_the_group_and_its_retry_topic(rig: Rig) -> N
     assert route["queueDatas"][0]["readQueueNums"] == 1
 
 
-@pytest.mark.behaviour("EB-20")
+@pytest.mark.behaviour("EB-14")
 def test_a_group_without_members_is_an_error_not_an_empty_list(rig: Rig) -> None:
     answer = rig.client().ask(38, {"consumerGroup": GROUP})
     assert (answer.code, answer.remark) == (1, f"no consumer for this group, {GROUP}")
 
 
-@pytest.mark.behaviour("EB-20")
+@pytest.mark.behaviour("EB-14")
 def test_every_member_is_told_of_a_new_one_before_it_is_answered(rig: Rig) -> None:
     first, second = rig.client(), rig.client()
     first.heartbeat("first")
@@ -70,7 +70,7 @@ def test_every_member_is_told_of_a_new_one_before_it_is_answered(rig: Rig) -> No
     assert members(first) == ["first", "second"]
 
 
-@pytest.mark.behaviour("EB-20")
+@pytest.mark.behaviour("EB-14")
 @pytest.mark.parametrize("how", ["says so", "hangs up"])
 def test_the_others_are_told_when_a_member_leaves(rig: Rig, how: str) -> None:
     stays, leaves = rig.client(), rig.client()
@@ -85,7 +85,7 @@ def test_the_others_are_told_when_a_member_leaves(rig: Rig, how: str) -> None:
     assert members(stays) == ["stays"]
 
 
-@pytest.mark.behaviour("EB-20")
+@pytest.mark.behaviour("EB-14")
 def test_a_topic_that_a_group_adds_or_drops_is_told_and_another_expression_is_not(rig: Rig) -> None:
     client = rig.client()
     client.heartbeat()
@@ -98,14 +98,14 @@ def test_a_topic_that_a_group_adds_or_drops_is_told_and_another_expression_is_no
     assert len(client.pushed(NOTIFY)) == told + 2
 
 
-@pytest.mark.behaviour("EB-20")
+@pytest.mark.behaviour("EB-14")
 def test_broadcasting_groups_are_told_nothing(rig: Rig) -> None:
     client = rig.client()
     client.heartbeat(model="BROADCASTING")
     assert client.pushed(NOTIFY) == []
 
 
-@pytest.mark.behaviour("EB-20")
+@pytest.mark.behaviour("EB-14")
 def test_a_member_without_a_heartbeat_for_two_minutes_is_hung_up_on(rig: Rig) -> None:
     silent, beating = rig.client(), rig.client()
     silent.heartbeat("silent")
@@ -116,7 +116,7 @@ def test_a_member_without_a_heartbeat_for_two_minutes_is_hung_up_on(rig: Rig) ->
     assert members(beating) == ["beating"]
 
 
-@pytest.mark.behaviour("EB-20")
+@pytest.mark.behaviour("EB-14")
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{}", b'{"clientID":"c","consumerDataSet":[5]}', b'{"clientID":5,"consumerDataSet":[]}']
 )
@@ -130,7 +130,7 @@ def test_a_heartbeat_that_is_none_is_an_error_of_its_own(rig: Rig, body: bytes) 
 # Offsets.
 
 
-@pytest.mark.behaviour("EB-21")
+@pytest.mark.behaviour("EB-15")
 def test_a_committed_offset_is_told_and_survives_a_restart(rig: Rig) -> None:
     client = rig.client()
     client.heartbeat()
@@ -143,7 +143,7 @@ def test_a_committed_offset_is_told_and_survives_a_restart(rig: Rig) -> None:
     assert offset(rig.client()) == 3
 
 
-@pytest.mark.behaviour("EB-21")
+@pytest.mark.behaviour("EB-15")
 def test_without_an_offset_a_queue_with_its_first_message_begins_at_0_unless_asked_otherwise(rig: Rig) -> None:
     client = rig.client()
     assert offset(client) == -1
@@ -153,7 +153,7 @@ def test_without_an_offset_a_queue_with_its_first_message_begins_at_0_unless_ask
     assert offset(client, queue_id=1) == -1
 
 
-@pytest.mark.behaviour("EB-21")
+@pytest.mark.behaviour("EB-15")
 @pytest.mark.parametrize(("group", "topic", "code"), [("nobody", TOPIC, 26), (GROUP, "nowhere", 17)])
 def test_a_commit_for_an_unknown_group_or_topic_is_refused(rig: Rig, group: str, topic: str, code: int) -> None:
     client = rig.client()
@@ -162,7 +162,7 @@ def test_a_commit_for_an_unknown_group_or_topic_is_refused(rig: Rig, group: str,
     assert commit(client, -1) == 1
 
 
-@pytest.mark.behaviour("EB-21")
+@pytest.mark.behaviour("EB-15")
 def test_the_bounds_of_a_queue_and_the_offset_of_a_moment(rig: Rig) -> None:
     client = rig.client()
     stored_ms = []
@@ -182,7 +182,7 @@ def test_the_bounds_of_a_queue_and_the_offset_of_a_moment(rig: Rig) -> None:
     assert at(0, boundaryType="upper") == 0
 
 
-@pytest.mark.behaviour("EB-21")
+@pytest.mark.behaviour("EB-15")
 def test_a_message_that_is_not_there_cannot_be_viewed(rig: Rig) -> None:
     assert rig.client().ask(33, {"offset": 1}).code == 1
 
@@ -195,7 +195,7 @@ def lock_body(client_id: str, *queues: int) -> bytes:
     return json.dumps({"consumerGroup": GROUP, "clientId": client_id, "mqSet": mqs}).encode()
 
 
-@pytest.mark.behaviour("EB-22")
+@pytest.mark.behaviour("EB-16")
 def test_queues_are_locked_renewed_taken_over_after_60_s_and_given_back(rig: Rig) -> None:
     client = rig.client()
 
@@ -215,7 +215,7 @@ def test_queues_are_locked_renewed_taken_over_after_60_s_and_given_back(rig: Rig
     assert lock("b", 1) == {1}
 
 
-@pytest.mark.behaviour("EB-22")
+@pytest.mark.behaviour("EB-16")
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"consumerGroup":"g","clientId":"c","mqSet":[{"topic":1}]}'])
 def test_a_lock_request_that_is_none_is_refused(rig: Rig, body: bytes) -> None:
     assert rig.client().ask(41, body=body).code == 1
@@ -224,7 +224,7 @@ def test_a_lock_request_that_is_none_is_refused(rig: Rig, body: bytes) -> None:
 # Topics, groups, routes.
 
 
-@pytest.mark.behaviour("EB-23")
+@pytest.mark.behaviour("EB-17")
 def test_a_route_names_the_queues_and_this_broker(rig: Rig) -> None:
     answer = rig.client().ask(105, {"topic": TOPIC}, to=rig.controller.name_server)
     route = body_of(answer)
@@ -236,7 +236,7 @@ def test_a_route_names_the_queues_and_this_broker(rig: Rig) -> None:
     assert broker["brokerAddrs"] == {"0": "127.0.0.1:10911"}
 
 
-@pytest.mark.behaviour("EB-23")
+@pytest.mark.behaviour("EB-17")
 def test_old_clients_get_the_broker_id_as_a_bare_number(rig: Rig) -> None:
     client = rig.client()
     from rocketmq_py.remoting.frame import RemotingCommand
@@ -252,7 +252,7 @@ def test_old_clients_get_the_broker_id_as_a_bare_number(rig: Rig) -> None:
         assert expected in client.written[-1].body
 
 
-@pytest.mark.behaviour("EB-23")
+@pytest.mark.behaviour("EB-17")
 def test_a_topic_that_is_not_there_has_no_route_and_the_template_of_new_ones_has(rig: Rig) -> None:
     ask = rig.client().ask
     assert ask(105, {"topic": "nowhere"}, to=rig.controller.name_server).code == 17
@@ -260,7 +260,7 @@ def test_a_topic_that_is_not_there_has_no_route_and_the_template_of_new_ones_has
     assert (template["perm"], template["writeQueueNums"]) == (7, 8)
 
 
-@pytest.mark.behaviour("EB-23")
+@pytest.mark.behaviour("EB-17")
 def test_the_cluster_and_the_list_of_topics_are_told(rig: Rig) -> None:
     client = rig.client()
     cluster = fastjson.loads(client.ask(106, to=rig.controller.name_server).body)
@@ -269,7 +269,7 @@ def test_the_cluster_and_the_list_of_topics_are_told(rig: Rig) -> None:
     assert TOPIC in body_of(client.ask(206, to=rig.controller.name_server))["topicList"]
 
 
-@pytest.mark.behaviour("EB-24")
+@pytest.mark.behaviour("EB-18")
 def test_topics_and_groups_survive_a_restart(rig: Rig) -> None:
     client = rig.client()
     rig.create_topic("another", queues=5, perm=4)
@@ -283,7 +283,7 @@ def test_topics_and_groups_survive_a_restart(rig: Rig) -> None:
     assert retry["readQueueNums"] == 2
 
 
-@pytest.mark.behaviour("EB-24")
+@pytest.mark.behaviour("EB-18")
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -304,7 +304,7 @@ def test_a_topic_that_makes_no_sense_is_refused(rig: Rig, change: dict[str, obje
     assert rig.client().ask(17, fields).code == code
 
 
-@pytest.mark.behaviour("EB-24")
+@pytest.mark.behaviour("EB-18")
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -316,7 +316,7 @@ def test_a_group_that_makes_no_sense_is_refused(rig: Rig, body: bytes, code: int
     assert rig.client().ask(200, body=body).code == code
 
 
-@pytest.mark.behaviour("EB-24")
+@pytest.mark.behaviour("EB-18")
 def test_names_without_number_do_not_fill_the_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rocketmq_py.broker.topic_config.NAMES_MAX", 10)
     client = rig.client()
@@ -331,7 +331,7 @@ def test_names_without_number_do_not_fill_the_memory(rig: Rig, monkeypatch: pyte
 # Anything else.
 
 
-@pytest.mark.behaviour("EB-25")
+@pytest.mark.behaviour("EB-19")
 def test_what_is_not_known_is_refused_by_name_and_harms_nothing(rig: Rig) -> None:
     client = rig.client()
     answer = client.ask(9_999)
@@ -340,7 +340,7 @@ def test_what_is_not_known_is_refused_by_name_and_harms_nothing(rig: Rig) -> Non
     assert client.send().code == 0
 
 
-@pytest.mark.behaviour("EB-25")
+@pytest.mark.behaviour("EB-19")
 def test_sql_subscriptions_are_refused_clearly(rig: Rig) -> None:
     client = rig.client()
     sql = b'{"clientId":"c","group":"g","subscriptionData":{"topic":"t","subString":"a > 1","expressionType":"SQL92"}}'

@@ -39,7 +39,7 @@ def stored(client: Client, topic: str = TOPIC, queue_id: int = 0) -> list[Messag
 # Sends.
 
 
-@pytest.mark.behaviour("EB-10")
+@pytest.mark.behaviour("EB-07")
 def test_a_send_is_answered_with_the_place_of_the_message(rig: Rig, client: Client) -> None:
     for number in range(3):
         answer = client.send(b"%d" % number, queue_id=1)
@@ -53,7 +53,7 @@ def test_a_send_is_answered_with_the_place_of_the_message(rig: Rig, client: Clie
         assert [msg.body for msg in messages(by_id)] == [b"%d" % number]
 
 
-@pytest.mark.behaviour("EB-10")
+@pytest.mark.behaviour("EB-07")
 def test_everything_that_was_sent_comes_out(rig: Rig, client: Client) -> None:
     client.send(
         b"body", f=0x301, g=1_234, h=7, properties={"TAGS": "T", "KEYS": "k1 k2", "own": "grün", "UNIQ_KEY": "u"}
@@ -66,14 +66,14 @@ def test_everything_that_was_sent_comes_out(rig: Rig, client: Client) -> None:
     assert {name: got.properties[name] for name in expected} == expected
 
 
-@pytest.mark.behaviour("EB-10")
+@pytest.mark.behaviour("EB-07")
 def test_a_message_without_an_id_gets_one(client: Client) -> None:
     client.send(properties={})
     (got,) = stored(client)
     assert len(got.msg_id) == 32
 
 
-@pytest.mark.behaviour("EB-10")
+@pytest.mark.behaviour("EB-07")
 def test_the_old_header_with_long_names_is_understood(client: Client) -> None:
     fields = {
         "producerGroup": "p", "topic": TOPIC, "defaultTopic": "TBW102", "defaultTopicQueueNums": 4, "queueId": 0,
@@ -83,12 +83,12 @@ def test_the_old_header_with_long_names_is_understood(client: Client) -> None:
     assert [(got.body, got.keys) for got in stored(client)] == [(b"old", "k")]
 
 
-@pytest.mark.behaviour("EB-10")
+@pytest.mark.behaviour("EB-07")
 def test_a_negative_queue_lets_the_broker_choose(client: Client) -> None:
     assert client.send(queue_id=-1).ext_fields["queueId"] in {"0", "1"}
 
 
-@pytest.mark.behaviour("EB-11")
+@pytest.mark.behaviour("EB-08")
 def test_a_batch_lies_in_one_queue_in_its_order_and_each_part_has_an_id(client: Client) -> None:
     parts = [(b"%d" % number, number, {"UNIQ_KEY": f"u{number}", "KEYS": f"k{number}"}) for number in range(3)]
     fields = {"a": "p", "b": TOPIC, "c": "TBW102", "d": 4, "e": 1, "f": 0, "g": 1, "h": 0, "i": "", "m": "true"}
@@ -103,7 +103,7 @@ def test_a_batch_lies_in_one_queue_in_its_order_and_each_part_has_an_id(client: 
     assert [msg.offset_msg_id for msg in got] == answer.ext_fields["msgId"].split(",")
 
 
-@pytest.mark.behaviour("EB-12")
+@pytest.mark.behaviour("EB-09")
 def test_the_first_send_creates_a_topic_with_as_many_queues_as_asked_at_most_8(rig: Rig, client: Client) -> None:
     for topic, wanted, queues in (("new-1", 4, 4), ("new-2", 100, 8), ("new-3", -5, 1)):
         assert client.send(topic=topic, d=wanted).code == 0
@@ -111,7 +111,7 @@ def test_the_first_send_creates_a_topic_with_as_many_queues_as_asked_at_most_8(r
         assert f'"writeQueueNums":{queues}'.encode() in route.body
 
 
-@pytest.mark.behaviour("EB-12")
+@pytest.mark.behaviour("EB-09")
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -140,13 +140,13 @@ def test_a_message_that_cannot_be_taken_is_refused_by_its_code(
     assert stored(client) == []
 
 
-@pytest.mark.behaviour("EB-12")
+@pytest.mark.behaviour("EB-09")
 @pytest.mark.parametrize("body", [b"", b"\0" * 10, b"noise" * 50], ids=["empty", "cut short", "noise"])
 def test_a_batch_that_cannot_be_read_is_refused(client: Client, body: bytes) -> None:
     assert client.ask(320, {"b": TOPIC, "e": 0}, body).code == 13
 
 
-@pytest.mark.behaviour("EB-12")
+@pytest.mark.behaviour("EB-09")
 def test_a_topic_without_write_permission_is_refused(rig: Rig, client: Client) -> None:
     rig.create_topic(TOPIC, queues=2, perm=4)
     assert client.send().code == 16
@@ -155,7 +155,7 @@ def test_a_topic_without_write_permission_is_refused(rig: Rig, client: Client) -
 # Group commit.
 
 
-@pytest.mark.behaviour("EB-13")
+@pytest.mark.behaviour("EB-10")
 def test_nothing_is_answered_or_readable_before_its_commit_and_what_came_meanwhile_shares_the_next_one(
     rig: Rig, client: Client
 ) -> None:
@@ -175,7 +175,7 @@ def test_nothing_is_answered_or_readable_before_its_commit_and_what_came_meanwhi
     assert len(stored(client)) == 6
 
 
-@pytest.mark.behaviour("EB-13")
+@pytest.mark.behaviour("EB-10")
 def test_after_a_failed_commit_nothing_is_acknowledged_any_more_and_reading_goes_on(
     rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +193,7 @@ def test_after_a_failed_commit_nothing_is_acknowledged_any_more_and_reading_goes
     assert [msg.body for msg in stored(client)] == [b"before"]
 
 
-@pytest.mark.behaviour("EB-13")
+@pytest.mark.behaviour("EB-10")
 def test_when_too_much_waits_for_the_disk_senders_are_told_to_come_later(rig: Rig, client: Client) -> None:
     rig.loop.hold_commits = True
     body = b"x" * (4 * 1024 * 1024)
@@ -204,7 +204,7 @@ def test_when_too_much_waits_for_the_disk_senders_are_told_to_come_later(rig: Ri
     assert refused.code == 2
 
 
-@pytest.mark.behaviour("EB-13")
+@pytest.mark.behaviour("EB-10")
 def test_a_oneway_send_is_stored_and_not_answered(rig: Rig, client: Client) -> None:
     client.begin(310, {"b": TOPIC, "e": 0, "i": ""}, b"oneway", flag=2)
     client.begin(310, {"b": "not.legal", "e": 0, "i": ""}, b"oneway", flag=2)
@@ -217,7 +217,7 @@ def test_a_oneway_send_is_stored_and_not_answered(rig: Rig, client: Client) -> N
 # Delays.
 
 
-@pytest.mark.behaviour("EB-14")
+@pytest.mark.behaviour("EB-11")
 def test_a_delayed_message_comes_into_its_queue_when_its_level_says(rig: Rig, client: Client) -> None:
     client.send(b"slow", queue_id=1, properties={"DELAY": "2", "UNIQ_KEY": "u", "TAGS": "T"})
     client.send(b"fast", queue_id=1, properties={"DELAY": "1"})
@@ -231,7 +231,7 @@ def test_a_delayed_message_comes_into_its_queue_when_its_level_says(rig: Rig, cl
     assert (got[1].msg_id, got[1].tags, got[1].get_property("DELAY")) == ("u", "T", "2")
 
 
-@pytest.mark.behaviour("EB-14")
+@pytest.mark.behaviour("EB-11")
 def test_a_level_beyond_the_last_is_the_last(rig: Rig, client: Client) -> None:
     client.send(b"clamped", properties={"DELAY": "99"})
     rig.loop.advance(29_999)
@@ -240,7 +240,7 @@ def test_a_level_beyond_the_last_is_the_last(rig: Rig, client: Client) -> None:
     assert len(stored(client)) == 1
 
 
-@pytest.mark.behaviour("EB-14")
+@pytest.mark.behaviour("EB-11")
 def test_many_delayed_messages_come_in_their_order_once_each(rig: Rig, client: Client) -> None:
     for number in range(250):
         client.send(b"%d" % number, properties={"DELAY": "1"})
@@ -254,7 +254,7 @@ def test_many_delayed_messages_come_in_their_order_once_each(rig: Rig, client: C
     assert bodies == [b"%d" % number for number in range(250)]
 
 
-@pytest.mark.behaviour("EB-14")
+@pytest.mark.behaviour("EB-11")
 def test_after_a_restart_delayed_messages_come_when_they_were_to_come_and_none_comes_twice(
     rig: Rig, client: Client
 ) -> None:
@@ -269,7 +269,7 @@ def test_after_a_restart_delayed_messages_come_when_they_were_to_come_and_none_c
     assert [msg.body for msg in stored(client)] == [b"first", b"second"]
 
 
-@pytest.mark.behaviour("EB-14")
+@pytest.mark.behaviour("EB-11")
 def test_a_wall_clock_that_is_set_back_delays_nothing_by_more_than_its_level(rig: Rig, client: Client) -> None:
     client.send(b"body", properties={"DELAY": "1"})
     rig.clock.shift_wall(-3_600_000)
@@ -289,7 +289,7 @@ def send_back(client: Client, msg: MessageExt, level: int = 0, **more: object) -
     return client.ask(36, fields).code
 
 
-@pytest.mark.behaviour("EB-15")
+@pytest.mark.behaviour("EB-12")
 def test_a_message_sent_back_comes_again_through_the_retry_topic_each_time_later(rig: Rig, client: Client) -> None:
     client.send(b"failing", properties={"UNIQ_KEY": "u", "TAGS": "T"})
     (msg,) = stored(client)
@@ -308,7 +308,7 @@ def test_a_message_sent_back_comes_again_through_the_retry_topic_each_time_later
     assert last.get_property("RETRY_TOPIC") == TOPIC
 
 
-@pytest.mark.behaviour("EB-15")
+@pytest.mark.behaviour("EB-12")
 @pytest.mark.parametrize(("limit", "dead"), [(1, False), (0, True), (-1, True)])
 def test_a_message_that_failed_as_often_as_allowed_is_dead(rig: Rig, client: Client, limit: int, dead: bool) -> None:
     client.send(b"failing")
@@ -318,7 +318,7 @@ def test_a_message_that_failed_as_often_as_allowed_is_dead(rig: Rig, client: Cli
     assert (len(stored(client, DLQ) if dead else []), len(stored(client, RETRY))) == (dead, not dead)
 
 
-@pytest.mark.behaviour("EB-15")
+@pytest.mark.behaviour("EB-12")
 def test_a_negative_level_means_dead_at_once(client: Client) -> None:
     client.send(b"failing")
     (msg,) = stored(client)
@@ -328,7 +328,7 @@ def test_a_negative_level_means_dead_at_once(client: Client) -> None:
     assert letter.get_property("DELAY") == "0"
 
 
-@pytest.mark.behaviour("EB-15")
+@pytest.mark.behaviour("EB-12")
 def test_the_limit_of_the_group_counts_when_the_request_names_none(rig: Rig, client: Client) -> None:
     assert client.ask(200, body=f'{{"groupName":"{GROUP}","retryMaxTimes":0}}'.encode()).code == 0
     client.send(b"failing")
@@ -337,7 +337,7 @@ def test_the_limit_of_the_group_counts_when_the_request_names_none(rig: Rig, cli
     assert len(stored(client, DLQ)) == 1
 
 
-@pytest.mark.behaviour("EB-15")
+@pytest.mark.behaviour("EB-12")
 def test_without_retry_queues_a_message_sent_back_is_discarded(rig: Rig, client: Client) -> None:
     client.ask(200, body=f'{{"groupName":"{GROUP}","retryQueueNums":0}}'.encode())
     client.send(b"failing")
@@ -347,7 +347,7 @@ def test_without_retry_queues_a_message_sent_back_is_discarded(rig: Rig, client:
     assert stored(client, RETRY) == []
 
 
-@pytest.mark.behaviour("EB-15")
+@pytest.mark.behaviour("EB-12")
 @pytest.mark.parametrize(
     ("change", "code"), [({"offset": 99}, 1), ({"group": "not legal!"}, 26), ({"delayLevel": "x"}, 1)]
 )
@@ -357,7 +357,7 @@ def test_a_send_back_that_makes_no_sense_is_refused(client: Client, change: dict
     assert send_back(client, msg, **change) == code  # type: ignore[arg-type]
 
 
-@pytest.mark.behaviour("EB-16")
+@pytest.mark.behaviour("EB-13")
 @pytest.mark.parametrize(("times", "dead"), [(2, False), (3, True)])
 def test_a_message_sent_to_the_retry_topic_is_dead_when_it_failed_more_often_than_allowed(
     rig: Rig, client: Client, times: int, dead: bool
@@ -368,7 +368,7 @@ def test_a_message_sent_to_the_retry_topic_is_dead_when_it_failed_more_often_tha
     assert (msg.reconsume_times, msg.get_property("DELAY")) == (times, "-1" if dead else "1")
 
 
-@pytest.mark.behaviour("EB-16")
+@pytest.mark.behaviour("EB-13")
 def test_while_a_queue_of_the_group_is_locked_what_is_sent_to_its_retry_topic_is_dead(rig: Rig, client: Client) -> None:
     body = (
         f'{{"consumerGroup":"{GROUP}","clientId":"c","mqSet":[{{"topic":"t","brokerName":"broker-a","queueId":0}}]}}'
