@@ -49,13 +49,13 @@ def main() -> None:
     end = start + seconds
     while time.perf_counter() < end:
         for key, _ in selector.select(1):
-            sock = key.fileobj
-            assert isinstance(sock, socket.socket)
-            answer = sock.recv(65_536)
+            peer = key.fileobj
+            assert isinstance(peer, socket.socket)
+            answer = peer.recv(65_536)
             assert _LENGTH.unpack_from(answer)[0] == len(answer) - 4, "an answer came in pieces"
             assert b'"code":0,' in answer, answer
             answered += 1
-            sock.sendall(key.data)
+            peer.sendall(key.data)
     elapsed = time.perf_counter() - start
     print(json.dumps({"messages": answered * batch, "seconds": elapsed, "per_second": answered * batch / elapsed}))
 

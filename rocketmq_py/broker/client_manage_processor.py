@@ -106,8 +106,11 @@ class ClientManageProcessor:
         group, key = required(request, "consumerGroup"), self._queue(request)
         if self._topics.group(group) is None:
             raise BrokerError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"Group {group} not exist!")
-        if self._topics.topic(key.topic) is None:
+        topic = self._topics.topic(key.topic)
+        if topic is None:
             raise BrokerError(ResponseCode.TOPIC_NOT_EXIST, f"Topic {key.topic} not exist!")
+        if not 0 <= key.queue_id < topic.queues:  # upstream takes any: offsets without number
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"topic {key.topic} has {topic.queues} queues: {key}")
         offset = integer(request, "commitOffset")
         if offset < 0:
             raise BrokerError(ResponseCode.SYSTEM_ERROR, f"{offset} is no offset")

@@ -9,13 +9,12 @@ Source: CommitLog and its GroupCommitService, ConsumeQueue; the way of writing i
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rocketmq_py.broker.loop import Loop
-from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row
+from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row, checksum
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
 from rocketmq_py.model.message import MessageConst, MessageHead, format_properties
@@ -194,9 +193,8 @@ class CommitLog:
             )  # fmt: skip
             tags = message.properties.get(MessageConst.TAGS)
             tags_code = message.due_ms if message.due_ms is not None else java_string_hash(tags) if tags else 0
-            rows.append(
-                Row(place.physical_offset, queue.row, place.queue_offset, tags_code, now_ms, zlib.crc32(data), data)
-            )
+            crc = checksum(queue.row, place.queue_offset, data)
+            rows.append(Row(place.physical_offset, queue.row, place.queue_offset, tags_code, now_ms, crc, data))
             places.append(place)
             used[key] = place.queue_offset + 1
             arrivals.append(Arrival(key, place.queue_offset, tags_code))

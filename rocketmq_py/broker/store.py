@@ -3,18 +3,21 @@
 Files in the store's directory:
 
 - ``store.db`` (with ``-wal`` and ``-shm``): everything. WAL, ``synchronous=FULL``: what was committed is on the disk.
+  With ``NORMAL`` only checkpoints are synced: a power cut takes the last commits, and the rest is in order. ``OFF``
+  would let it damage the whole file.
 - ``last_id``: the highest committed row id as text, written after the commit and never synced: a lower bound. SQLite
   forgets the rest of a damaged WAL in silence; fewer rows than this number tell.
 - ``lock``: an empty SQLite file on which the running broker holds an exclusive lock; it goes when the process ends.
 
 A row's id is the message's physical offset. Its data are the bytes that go to consumers, so a pull only copies them,
-and a CRC over them is checked whenever they are read.
+and a CRC over them and their place is checked whenever they are read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +37,9 @@ SCHEMA_VERSION = 1
 PAGE_BYTES = 16_384
 CHECKPOINT_PAGES = 4_096
 """The WAL is written back when it has so many pages, 64 MiB: the more, the fewer stops."""
+
+BUSY_TIMEOUT_MS = 2_000
+"""How long a write waits for somebody else's, for example a backup that folds the WAL; its failure would be final."""
 
 _SCHEMA = """
 CREATE TABLE topic (name TEXT PRIMARY KEY, config TEXT NOT NULL) WITHOUT ROWID;
@@ -76,6 +82,11 @@ class Row(NamedTuple):
     data: bytes
 
 
+def checksum(queue: int, queue_offset: int, data: bytes) -> int:
+    """What a row has in ``crc``. A damaged index may lead to another whole message: the place belongs to it, too."""
+    return zlib.crc32(data, zlib.crc32(b"%d %d" % (queue, queue_offset)))
+
+
 @dataclass(slots=True)
 class Changes:
     """What one transaction writes."""
@@ -108,7 +119,7 @@ class MessageStore:
 
     Args:
         directory: made when it does not exist.
-        synchronous: False: commits are not synced; a power cut may lose acknowledged messages.
+        synchronous: False: commits are not synced; a power cut may lose acknowledged messages, never the store.
         vfs: name of an apsw VFS, for tests that cut the power.
 
     Raises:
@@ -120,30 +131,37 @@ class MessageStore:
         self._directory = directory
         self._synchronous = synchronous
         with self._clear_errors("open"), contextlib.ExitStack() as opened:
-            directory.mkdir(parents=True, exist_ok=True)
+            _make(directory)
             self._lock = opened.enter_context(contextlib.closing(self._locked()))
             self._writer = opened.enter_context(contextlib.closing(self._connect(vfs)))
+            # The last one to close folds the WAL into the file and deletes it. Not in a store that we refuse: somebody
+            # may still want to look at it.
+            self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._set_up()
             self._reader = opened.enter_context(contextlib.closing(self._connect(vfs)))
             self._read = _untyped(self._reader.cursor().execute)
-            self.last_id = self._read("SELECT coalesce(max(id), 0) FROM message").fetchone()[0]
+            (self.last_id,) = self._row("SELECT coalesce(max(id), 0) FROM message") or (0,)
             self._last_id_file = self._check_last_id()
             opened.callback(self._last_id_file.close)
+            self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
             self._opened = opened.pop_all()
 
     # Opening and closing.
 
     def _locked(self) -> apsw.Connection:
-        lock = apsw.Connection(str(self._directory / "lock"))
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except apsw.BusyError:
-            lock.close()
-            raise StoreError(f"the store {self._directory} is in use by another broker: end it first") from None
+        with contextlib.ExitStack() as on_failure:
+            lock = on_failure.enter_context(contextlib.closing(apsw.Connection(str(self._directory / "lock"))))
+            try:
+                lock.execute("BEGIN EXCLUSIVE")
+            except apsw.BusyError:
+                raise StoreError(f"the store {self._directory} is in use by another broker: end it first") from None
+            on_failure.pop_all()
         return lock
 
     def _connect(self, vfs: str | None) -> apsw.Connection:
-        return apsw.Connection(str(self._directory / "store.db"), vfs=vfs)
+        connection = apsw.Connection(str(self._directory / "store.db"), vfs=vfs)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        return connection
 
     def _set_up(self) -> None:
         writer = self._writer
@@ -151,7 +169,7 @@ class MessageStore:
             # Fixed at creation, before the first table.
             writer.pragma("page_size", PAGE_BYTES)
             writer.pragma("auto_vacuum", 2)  # incremental
-            writer.pragma("journal_mode", "wal")
+            self._use_wal()
             with writer:
                 writer.execute(_SCHEMA)
                 writer.pragma("application_id", APPLICATION_ID)
@@ -163,13 +181,20 @@ class MessageStore:
                 f"the store {self._directory} was written by a newer rocketmq_py (store version {version}, this one "
                 f"reads {SCHEMA_VERSION}): upgrade rocketmq_py"
             )
-        writer.pragma("synchronous", 2 if self._synchronous else 0)
+        self._use_wal()  # it stays, but others can change it
+        writer.pragma("synchronous", 2 if self._synchronous else 1)
         writer.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+
+    def _use_wal(self) -> None:
+        mode = self._writer.pragma("journal_mode", "wal")
+        if mode != "wal":
+            raise StoreError(
+                f"the store {self._directory} cannot have a WAL, SQLite uses the journal mode {mode}: give a directory "
+                "on a local disk"
+            )
 
     def _check_last_id(self) -> Any:
         path = self._directory / "last_id"
-        if not self._synchronous:
-            path.unlink(missing_ok=True)  # no lower bound then
         file = open(path, "r+b" if path.exists() else "w+b", buffering=0)  # noqa: SIM115 - closed with the store
         text = file.read(20)
         if text.isdigit() and int(text) > self.last_id:  # else torn: it was never synced
@@ -178,6 +203,8 @@ class MessageStore:
                 f"the store {self._directory} is damaged: messages up to {int(text)} were acknowledged, it has them up "
                 f"to {self.last_id}. Restore a copy; or delete {path} to go on without the others"
             )
+        if not self._synchronous:
+            file.truncate(0)  # no lower bound from here on
         return file
 
     def close(self) -> None:
@@ -255,14 +282,17 @@ class MessageStore:
             return dict(self._read("SELECT level, offset FROM delay_offset").fetchall())
 
     def read(self, queue: int, offset: int, count: int) -> list[tuple[int, bytes]]:
-        """Messages of a queue from ``offset`` on: (queue offset, data)."""
+        """Messages of a queue from ``offset`` on: (queue offset, data). The first one must not be above ``offset``."""
         with self._clear_errors("read"):
             rows = self._read(
                 "SELECT queue_offset, crc, data FROM message WHERE queue = ? AND queue_offset >= ? "
                 "ORDER BY queue_offset LIMIT ?",
                 (queue, offset, count),
             ).fetchall()
-        return [(place, self._intact(data, crc)) for place, crc, data in rows]
+        for expected, (place, _, _) in enumerate(rows, offset):
+            if place != expected:
+                raise self._damaged(f"the message at {expected} of a queue is not found")
+        return [(place, self._intact(data, crc, queue, place)) for place, crc, data in rows]
 
     def scan(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
         """What is needed to filter: (queue offset, row id, tags code)."""
@@ -277,27 +307,35 @@ class MessageStore:
     def by_id(self, row_id: int) -> bytes | None:
         """One message by its physical offset."""
         with self._clear_errors("read"):
-            row = self._read("SELECT crc, data FROM message WHERE id = ?", (row_id,)).fetchone()
-        return None if row is None else self._intact(row[1], row[0])
+            row = self._row("SELECT data, crc, queue, queue_offset FROM message WHERE id = ?", row_id)
+        return None if row is None else self._intact(*row)
 
     def stored_ms(self, queue: int, offset: int) -> int | None:
         """When the message at an offset was stored, wall ms; None where there is none."""
         with self._clear_errors("read"):
-            row = self._read(
-                "SELECT stored_ms FROM message WHERE queue = ? AND queue_offset = ?", (queue, offset)
-            ).fetchone()
+            row = self._row("SELECT stored_ms FROM message WHERE queue = ? AND queue_offset = ?", queue, offset)
         return None if row is None else row[0]
 
-    def _intact(self, data: bytes, crc: int) -> bytes:
-        if zlib.crc32(data) != crc:
-            raise StoreError(f"the store {self._directory} is damaged: a message's checksum is wrong. Restore a copy")
+    def _row(self, query: str, *values: int) -> tuple[Any, ...] | None:
+        # Read to its end: a query that is not holds back all checkpoints, and the WAL grows for ever.
+        rows = self._read(query, values).fetchall()
+        return rows[0] if rows else None
+
+    def _intact(self, data: bytes, crc: int, queue: int, queue_offset: int) -> bytes:
+        # After a damage even the types may be wrong.
+        numbers = isinstance(queue, int) and isinstance(queue_offset, int)
+        if not numbers or not isinstance(data, bytes) or checksum(queue, queue_offset, data) != crc:
+            raise self._damaged("a message's checksum is wrong")
         return data
+
+    def _damaged(self, how: str) -> StoreError:
+        return StoreError(f"the store {self._directory} is damaged: {how}. Restore a copy")
 
     @contextlib.contextmanager
     def _clear_errors(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (apsw.NotADBError, apsw.CorruptError) as error:
+        except (apsw.NotADBError, apsw.CorruptError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise StoreError(
                 f"cannot {doing} the store {self._directory}: {error}. It is no store or is damaged: restore a copy, "
                 "or give another directory"
@@ -306,6 +344,18 @@ class MessageStore:
             raise StoreError(f"cannot {doing} the store {self._directory}: the disk is full. Make room") from error
         except (apsw.Error, OSError) as error:
             raise StoreError(f"cannot {doing} the store {self._directory}: {error}") from error
+
+
+def _make(directory: Path) -> None:
+    """Make a directory. Its name is synced, too, or a power cut could take the whole store away."""
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        parent = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
 
 
 def _as_json(configurations: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, str]]:

@@ -33,8 +33,9 @@ def offset(client: Client, queue_id: int = 0, **more: object) -> int:
     return int(answer.ext_fields["offset"]) if answer.code == 0 else -1
 
 
-def commit(client: Client, value: int, group: str = GROUP, topic: str = TOPIC) -> int:
-    return client.ask(15, {"consumerGroup": group, "topic": topic, "queueId": 0, "commitOffset": value}).code
+def commit(client: Client, value: int, group: str = GROUP, topic: str = TOPIC, queue_id: int = 0) -> int:
+    fields = {"consumerGroup": group, "topic": topic, "queueId": queue_id, "commitOffset": value}
+    return client.ask(15, fields).code
 
 
 # Members.
@@ -160,6 +161,7 @@ def test_a_commit_for_an_unknown_group_or_topic_is_refused(rig: Rig, group: str,
     client.heartbeat()
     assert commit(client, 1, group, topic) == code
     assert commit(client, -1) == 1
+    assert commit(client, 1, queue_id=2) == commit(client, 1, queue_id=-1) == 29
 
 
 @pytest.mark.behaviour("EB-15")
