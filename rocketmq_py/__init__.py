@@ -5,6 +5,8 @@ Importing starts nothing, opens nothing and configures no logging; loggers are n
 
 import logging
 
+from rocketmq_py.consumer.allocate import AllocateMessageQueueStrategy
+from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.errors import (
     BrokerError,
     ClientError,
@@ -15,6 +17,7 @@ from rocketmq_py.errors import (
     ProtocolError,
     RequestTimeoutError,
     RocketMQError,
+    StoreError,
     TransportError,
 )
 from rocketmq_py.model.config import ConsumeFromWhere
@@ -23,9 +26,10 @@ from rocketmq_py.model.message import Message, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, SendResult, SendStatus
 from rocketmq_py.producer import DefaultMQProducer
-from rocketmq_py.push_consumer import DefaultMQPushConsumer
+from rocketmq_py.push_consumer import DefaultMQPushConsumer, ServiceState
 
 __all__ = [
+    "AllocateMessageQueueStrategy",
     "BrokerError",
     "ClientError",
     "ConfigError",
@@ -33,6 +37,7 @@ __all__ = [
     "ConsumeConcurrentlyContext",
     "ConsumeConcurrentlyStatus",
     "ConsumeFromWhere",
+    "ConsumeMessageHook",
     "DefaultMQProducer",
     "DefaultMQPushConsumer",
     "IllegalStateError",
@@ -46,7 +51,11 @@ __all__ = [
     "RocketMQError",
     "SendResult",
     "SendStatus",
+    "ServiceState",
+    "StoreError",
     "TransportError",
 ]
+
+__version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

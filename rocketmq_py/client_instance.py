@@ -14,7 +14,7 @@ from typing import Protocol
 from rocketmq_py.clock import Clock
 from rocketmq_py.consumer.pull_message_service import PullMessageService
 from rocketmq_py.consumer.rebalance_service import RebalanceService
-from rocketmq_py.errors import BrokerError, ConfigError, ProtocolError, RocketMQError, TransportError
+from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, ProtocolError, RocketMQError, TransportError
 from rocketmq_py.model.codes import RequestCode, ResponseCode
 from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.model.message_queue import MessageQueue
@@ -182,7 +182,7 @@ class MQClientInstance:
         """Ask the name servers for a topic's route; False when they know none.
 
         Raises:
-            TransportError: no name server could be reached.
+            ConnectError: no name server could be reached.
             ConfigError: it is a static topic.
             RocketMQError: one answered with an error or nonsense.
 
@@ -212,20 +212,24 @@ class MQClientInstance:
 
     def _ask_name_servers(self, topic: str) -> tuple[str, TopicRouteData]:
         first = self._name_server_in_use
-        error: RocketMQError | None = None
+        failures: list[str] = []
         for step in range(len(self._name_servers)):
             number = (first + step) % len(self._name_servers)
+            address = self._name_servers[number]
             try:
-                route = self.broker.topic_route(self._name_servers[number], topic)
+                route = self.broker.topic_route(address, topic)
+            except BrokerError as failure:
+                if failure.code != ResponseCode.REQUEST_CODE_NOT_SUPPORTED:
+                    raise
+                failures.append(
+                    f"{address} is no name server, it answers as a broker does; name servers mostly have port 9876"
+                )
             except (TransportError, ProtocolError) as failure:
-                error = failure
-                continue
-            self._name_server_in_use = number
-            return self._name_servers[number], route
-        raise TransportError(
-            f"no name server can be reached ({'; '.join(self._name_servers)}): {error}; "
-            "check namesrv_addr and that it runs"
-        ) from error
+                failures.append(str(failure))
+            else:
+                self._name_server_in_use = number
+                return address, route
+        raise ConnectError(f"no name server can be reached, check namesrv_addr: {'; '.join(failures)}")
 
     def _note_proxy(self, answered: str, route: TopicRouteData) -> None:
         connection = self._remoting.connection(answered)

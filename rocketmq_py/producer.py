@@ -9,7 +9,7 @@ from typing import Any, Self
 from rocketmq_py.client_instance import MQClientInstance, process_clients
 from rocketmq_py.errors import ConfigError, IllegalStateError
 from rocketmq_py.model import names
-from rocketmq_py.model.config import ProducerConfig, check_names
+from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
 from rocketmq_py.model.message import Message, MessageConst, format_properties
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import SendResult
@@ -103,6 +103,9 @@ class DefaultMQProducer(ProducerConfig):
             IllegalStateError: the producer is not started.
         """
         client = self._started()
+        if timeout_ms is None:
+            timeout_ms = self.send_msg_timeout
+        check_range("timeout_ms", timeout_ms, 1, INT_MAX)
         is_batch = not isinstance(message, Message)
         outgoing = self._batch(message) if is_batch else self._single(message)  # type: ignore[arg-type]
         client.note_published_topic(self.group, outgoing.topic)
@@ -114,7 +117,7 @@ class DefaultMQProducer(ProducerConfig):
         return client.sender.send(
             self.group,
             outgoing,
-            self.send_msg_timeout if timeout_ms is None else timeout_ms,
+            timeout_ms,
             retries=0 if selector else self.retry_times_when_send_failed,
             queue=queue,
             compress_over_bytes=self.compress_msg_body_over_howmuch,
@@ -154,9 +157,14 @@ class DefaultMQProducer(ProducerConfig):
 
     def _batch(self, messages: Sequence[Message]) -> OutgoingMessage:
         """Source: MessageBatch.generateFromList, DefaultMQProducer.batch."""
+        if not isinstance(messages, list | tuple):
+            raise ConfigError(
+                f"send takes a Message or a list of them, not {type(messages).__name__}; "
+                "to forward a MessageExt make a Message(msg.topic, msg.body, ...)"
+            )
         if not messages:
             raise ConfigError("a batch needs at least one message")
-        first = messages[0]
+        first: Message = messages[0]
         ids, parts = [], []
         for message in messages:
             if not isinstance(message, Message):

@@ -275,7 +275,10 @@ class CommitLog:
             for arrival in arrivals:
                 self._queues[arrival.key].max_offset = arrival.queue_offset + 1
         for stored in waiting:
-            stored(told)
+            try:
+                stored(told)
+            except Exception:  # noqa: BLE001 - border: one sender's answer must not cost the others theirs
+                _log.exception("telling a sender that its message is stored failed")
         if told is None and arrivals:
             self._on_arrival(arrivals)
         if self._waiting and not self._flush_is_due:

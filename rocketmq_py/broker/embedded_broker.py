@@ -149,4 +149,5 @@ class _Running:
         stored = asyncio.get_running_loop().create_future()
         self._controller.when_stored(lambda: stored.set_result(None))
         await stored
+        self.loop.end_timers()
         self._store.close()

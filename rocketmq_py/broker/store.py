@@ -262,24 +262,26 @@ class MessageStore:
     def queues(self) -> dict[QueueKey, QueueState]:
         """All queues that ever had a message."""
         with self._clear_errors("read"):
-            return {
-                QueueKey(topic, queue_id): QueueState(row, low or 0, 0 if high is None else high + 1)
-                for row, topic, queue_id, low, high in self._read(
-                    "SELECT id, topic, queue_id, (SELECT min(queue_offset) FROM message WHERE queue = queue.id), "
-                    "(SELECT max(queue_offset) FROM message WHERE queue = queue.id) FROM queue"
-                ).fetchall()
-            }
+            rows = self._read(
+                "SELECT id, queue_id, coalesce((SELECT min(queue_offset) FROM message WHERE queue = queue.id), 0), "
+                "coalesce((SELECT max(queue_offset) FROM message WHERE queue = queue.id), -1), topic FROM queue"
+            ).fetchall()
+        self._check_integers(row[:4] for row in rows)
+        return {QueueKey(topic, queue_id): QueueState(row, low, high + 1) for row, queue_id, low, high, topic in rows}
 
     def consumer_offsets(self) -> dict[tuple[str, str, int], int]:
         """Committed offsets by group, topic and queue id."""
         with self._clear_errors("read"):
-            rows = self._read("SELECT consumer_group, topic, queue_id, offset FROM consumer_offset")
-            return {(group, topic, queue_id): offset for group, topic, queue_id, offset in rows}
+            rows = self._read("SELECT queue_id, offset, consumer_group, topic FROM consumer_offset").fetchall()
+        self._check_integers(row[:2] for row in rows)
+        return {(group, topic, queue_id): offset for queue_id, offset, group, topic in rows}
 
     def delay_offsets(self) -> dict[int, int]:
         """By delay level, the first offset of its queue that was not delivered."""
         with self._clear_errors("read"):
-            return dict(self._read("SELECT level, offset FROM delay_offset").fetchall())
+            rows = self._read("SELECT level, offset FROM delay_offset").fetchall()
+        self._check_integers(rows)
+        return dict(rows)
 
     def read(self, queue: int, offset: int, count: int) -> list[tuple[int, bytes]]:
         """Messages of a queue from ``offset`` on: (queue offset, data). The first one must not be above ``offset``."""
@@ -302,7 +304,8 @@ class MessageStore:
                 "ORDER BY queue_offset LIMIT ?",
                 (queue, offset, count),
             ).fetchall()
-            return rows
+        self._check_integers(rows)
+        return rows
 
     def by_id(self, row_id: int) -> bytes | None:
         """One message by its physical offset."""
@@ -314,7 +317,11 @@ class MessageStore:
         """When the message at an offset was stored, wall ms; None where there is none."""
         with self._clear_errors("read"):
             row = self._row("SELECT stored_ms FROM message WHERE queue = ? AND queue_offset = ?", queue, offset)
-        return None if row is None else row[0]
+        if row is None:
+            return None
+        self._check_integers([row])
+        moment: int = row[0]
+        return moment
 
     def _row(self, query: str, *values: int) -> tuple[Any, ...] | None:
         # Read to its end: a query that is not holds back all checkpoints, and the WAL grows for ever.
@@ -322,11 +329,15 @@ class MessageStore:
         return rows[0] if rows else None
 
     def _intact(self, data: bytes, crc: int, queue: int, queue_offset: int) -> bytes:
-        # After a damage even the types may be wrong.
-        numbers = isinstance(queue, int) and isinstance(queue_offset, int)
-        if not numbers or not isinstance(data, bytes) or checksum(queue, queue_offset, data) != crc:
+        self._check_integers([(queue, queue_offset)])
+        if not isinstance(data, bytes) or checksum(queue, queue_offset, data) != crc:
             raise self._damaged("a message's checksum is wrong")
         return data
+
+    def _check_integers(self, rows: Iterable[Iterable[object]]) -> None:
+        # A damage can change types, too; what is computed with them then must not be the first to find out.
+        if not {type(value) for row in rows for value in row} <= {int}:
+            raise self._damaged("what must be a number is none")
 
     def _damaged(self, how: str) -> StoreError:
         return StoreError(f"the store {self._directory} is damaged: {how}. Restore a copy")

@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from rocketmq_py import __version__
 from rocketmq_py.cli import consume as consuming
 from rocketmq_py.cli import send as sending
 from rocketmq_py.errors import RocketMQError
@@ -37,8 +38,19 @@ NameServers = Annotated[
 ]
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rocketmq_py {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def common(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False) -> None:
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Tell the version.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
     """RocketMQ from the command line."""
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -64,7 +76,7 @@ def send(
     bodies = sending.lines(sys.stdin.buffer) if source == "-" else sending.generated(count, size)
     with _errors_as_messages():
         sent = sending.send(namesrv, topic, bodies, batch=batch, tags=tags, keys=keys)
-    typer.echo(f"sent {sent} messages to {topic}")
+    typer.echo(f"sent {sent} message{'' if sent == 1 else 's'} to {topic}")
 
 
 @app.command()
@@ -75,11 +87,15 @@ def consume(
     tags: Annotated[str, typer.Option(help="Tag expression, 'TagA || TagB'.")] = "*",
     start: Annotated[
         str,
-        typer.Option("--from", help="Where a new group starts: first, last, or a moment, 2026-01-31T12:00:00."),
+        typer.Option(
+            "--from",
+            help="Where a new group starts: first, last, or a moment, 2026-01-31T12:00:00. A group that has consumed "
+            "goes on where it was; on a young queue a broker begins at the first message in any case.",
+        ),
     ] = "last",
     count: Annotated[Optional[int], typer.Option(min=1, help="End after so many messages.")] = None,  # noqa: UP045
     timeout: Annotated[
-        float | None, typer.Option(min=0, help="End after so many seconds, counted from the start.")
+        float | None, typer.Option(min=0, max=1e7, help="End after so many seconds, counted from the start.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per message.")] = False,
 ) -> None:
@@ -125,6 +141,33 @@ def broker(
             synchronous=flush is Flush.SYNC,
             as_json=as_json,
         )
+
+
+@app.command()
+def demo(
+    namesrv: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Name servers of a RocketMQ that runs, host:port. Default: a broker of the demo's own."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Messages to send.")] = 20_000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Send them over so many seconds.")] = 12,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, help="Give up after so many seconds. Default: two minutes more than --seconds."),
+    ] = None,
+) -> None:
+    """Watch two members share queues, fail, retry and commit; ends with 1 when a message is missing."""
+    with _errors_as_messages():
+        from rocketmq_py.cli import demo as demonstrating  # needs extras
+
+        limit_s = seconds + demonstrating.WAIT_S if timeout is None else timeout
+        complaints = demonstrating.demo(demonstrating.Plan(namesrv, count, seconds, limit_s))
+    if complaints is None:
+        complaints = ["interrupted by a signal, nothing was checked"]
+    for complaint in complaints:
+        typer.echo(f"error: {complaint}", err=True)
+    if complaints:
+        raise typer.Exit(1)
 
 
 def _consume_from(text: str) -> tuple[ConsumeFromWhere, str | None]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from rocketmq_py.cli.signals import ended_by_signals
+from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.config import ConsumeFromWhere
 from rocketmq_py.model.listener import MessageListenerConcurrently
 from rocketmq_py.model.message import MessageExt
@@ -32,7 +33,10 @@ def consume(
     """Print messages until ``count`` came, the time is over, or a signal asks for the end.
 
     Returns:
-        False when the time was over before ``count`` came.
+        False when the time was over before ``count`` came, or nobody reads any more.
+
+    Raises:
+        RocketMQError: standard output cannot be written.
     """
     done = threading.Event()
     printer = _Printer(count, as_json, done.set)
@@ -43,7 +47,13 @@ def consume(
     consumer.register_message_listener(printer)
     with ended_by_signals(done.set), consumer:
         in_time = done.wait(timeout_s)
-    return in_time or count is None
+    if printer.failure is not None and not isinstance(printer.failure, BrokenPipeError):
+        raise RocketMQError(f"cannot write: {printer.failure.strerror}")
+    return printer.failure is None and (in_time or count is None)
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
+"""A message must not steer the terminal, nor look like two."""
 
 
 class _Printer(MessageListenerConcurrently):
@@ -54,6 +64,7 @@ class _Printer(MessageListenerConcurrently):
         self._as_json = as_json
         self._end = end
         self._lock = threading.Lock()
+        self.failure: OSError | None = None
 
     def consume_message(self, msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
         """Print one batch, unbroken by others."""
@@ -63,27 +74,32 @@ class _Printer(MessageListenerConcurrently):
                     # Not acknowledged: it goes back to the retry topic and reaches whoever consumes next.
                     context.ack_index = index - 1
                     break
-                self._write(self._line(msg) + "\n")
+                if not self._write(self._line(msg) + "\n"):
+                    context.ack_index = index - 1
+                    break
                 if self._left is not None:
                     self._left -= 1
                     if self._left == 0:
                         self._end()
         return ConsumeConcurrentlyStatus.CONSUME_SUCCESS
 
-    def _write(self, line: str) -> None:
-        try:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Whoever read has gone (`| head`): end, and let the interpreter flush into nothing.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self._end()
-            raise
+    def _write(self, line: str) -> bool:
+        if self.failure is None:
+            try:
+                # As bytes: what a terminal's encoding cannot show must not fail the message.
+                sys.stdout.buffer.write(line.encode())
+                sys.stdout.buffer.flush()
+            except OSError as error:
+                # Whoever read has gone (`| head`), or the disk is full. What the interpreter flushes goes nowhere.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                self.failure = error
+                self._end()
+        return self.failure is None
 
     def _line(self, msg: MessageExt) -> str:
         if self._as_json:
             return json.dumps(as_dict(msg), ensure_ascii=False)
-        text = msg.body.decode(errors="replace")
+        text = msg.body.decode(errors="replace").translate(_CONTROLS)
         return f"{msg.topic} {msg.broker_name}/{msg.queue_id} @{msg.queue_offset} {msg.msg_id} {text}"
 
 

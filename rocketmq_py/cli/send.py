@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import BinaryIO
 
+from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.message import Message
 from rocketmq_py.producer import DefaultMQProducer
 
@@ -26,11 +27,14 @@ def generated(count: int, size: int) -> Iterator[bytes]:
 def send(
     namesrv: str | None, topic: str, bodies: Iterable[bytes], *, batch: int, tags: str | None, keys: str | None
 ) -> int:
-    """Send every body; returns how many."""
+    """Send every body; returns how many. Ctrl-C says how many it were."""
     messages = (Message(topic, body, tags=tags, keys=keys) for body in bodies)
     sent = 0
     with DefaultMQProducer(PRODUCER_GROUP, namesrv_addr=namesrv) as producer:
-        while some := list(islice(messages, batch)):
-            producer.send(some if len(some) > 1 else some[0])
-            sent += len(some)
+        try:
+            while some := list(islice(messages, batch)):
+                producer.send(some if len(some) > 1 else some[0])
+                sent += len(some)
+        except KeyboardInterrupt:
+            raise RocketMQError(f"interrupted: {sent} messages were sent, the next ones perhaps") from None
     return sent

@@ -25,7 +25,7 @@ class AllocateMessageQueueStrategy(Protocol):
         ...
 
     def get_name(self) -> str:
-        """Name of the strategy as brokers know it."""
+        """Name of the strategy; nothing here asks for it, Java tells it brokers that assign queues themselves."""
         ...
 
 

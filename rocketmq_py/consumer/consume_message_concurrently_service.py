@@ -105,9 +105,10 @@ class ConsumeMessageConcurrentlyService:
             True when every cached message was consumed.
         """
         self._scheduler.shutdown()
-        finished = self._pool.shutdown(await_ms)
-        self._cleaner.shutdown()
-        return finished
+        try:
+            return self._pool.shutdown(await_ms)
+        finally:
+            self._cleaner.shutdown()
 
     def submit_consume_request(self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue) -> None:
         """Hand messages to the consume threads in batches of ``consume_message_batch_max_size``.

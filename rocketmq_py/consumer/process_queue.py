@@ -9,6 +9,7 @@ rollback and make-again; both never at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sortedcontainers import SortedDict
@@ -39,6 +40,45 @@ class Head(NamedTuple):
     message: MessageExt
     consuming_ms: int | None
     behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSnapshot:
+    """A window as it was at one moment, for whoever looks on. Never changes: any thread may keep and read it.
+
+    All offsets are places in the queue, counted in messages from 0.
+
+    Attributes:
+        unfinished: offsets pulled and not finished, ascending; they wait for a thread or are in a listener.
+        next_offset: end of the window, one past the highest offset pulled; None: nothing was pulled or committed yet.
+        committed: what the next commit tells the broker, at most ``first_unfinished``; None: nothing yet. Commits go
+            with every pull and every ``persist_consumer_offset_interval`` ms.
+    """
+
+    unfinished: tuple[int, ...]
+    next_offset: int | None
+    committed: int | None
+
+    @property
+    def first_unfinished(self) -> int | None:
+        """Lowest unfinished offset, what holds the commit back; ``next_offset`` when everything is finished."""
+        return self.unfinished[0] if self.unfinished else self.next_offset
+
+    @property
+    def cached(self) -> int:
+        """Messages in the window."""
+        return len(self.unfinished)
+
+    @property
+    def holes(self) -> tuple[int, ...]:
+        """Offsets above the first unfinished one that need nothing any more, ascending: finished, or filtered out.
+
+        Each of them is delivered again if the process dies now.
+        """
+        if not self.unfinished or self.next_offset is None:
+            return ()
+        unfinished = set(self.unfinished)
+        return tuple(offset for offset in range(self.unfinished[0], self.next_offset) if offset not in unfinished)
 
 
 class ProcessQueue:
@@ -325,6 +365,24 @@ class ProcessQueue:
         """A copy of the offsets (not taken, taken), each ascending; for diagnosis."""
         with self._lock:
             return list(self._tree), list(self._taken)
+
+    def snapshot(self, committed: int = NO_OFFSET) -> WindowSnapshot:
+        """The window now. Holds the lock while it copies the offsets, nothing else.
+
+        Args:
+            committed: the offset noted for the next commit, read before this call: read after it, it could be ahead
+                of the window.
+        """
+        with self._lock:
+            unfinished = tuple(self._tree) if not self._taken else tuple(sorted([*self._tree, *self._taken]))
+            pulled_to = self._queue_offset_max + 1
+            # As in Java the maximum is 0 before the first pull, too. Once offset 0 is finished the commit tells.
+            known = bool(unfinished) or self._queue_offset_max > 0
+        # Further than what was pulled: the broker passed over filtered messages.
+        end = max(pulled_to if known else NO_OFFSET, unfinished[-1] + 1 if unfinished else NO_OFFSET, committed)
+        return WindowSnapshot(
+            unfinished, None if end == NO_OFFSET else end, None if committed == NO_OFFSET else committed
+        )
 
     def __repr__(self) -> str:
         head = self.head()

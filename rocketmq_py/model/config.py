@@ -36,7 +36,7 @@ class ClientConfig:
     Attributes:
         namesrv_addr: ``host:port`` of name servers or of a proxy's remoting port, several separated by ``;``; IPv6 as
             ``[::1]:9876``. Default: the environment variable NAMESRV_ADDR.
-        instance_name: part of the client id; ``DEFAULT`` becomes ``pid#nanoseconds``.
+        instance_name: part of the client id; ``DEFAULT`` becomes ``pid#milliseconds`` and a count.
         unit_name: further part of the client id, or None.
         client_ip: first part of the client id; default: this machine's address.
         poll_name_server_interval: ms between route refreshes (30,000).
@@ -60,10 +60,17 @@ class ClientConfig:
         Raises:
             ConfigError: none are known, or one is not ``host:port``.
         """
+        if self.namesrv_addr is not None and not isinstance(self.namesrv_addr, str):
+            raise ConfigError(
+                f"namesrv_addr is one text, addresses separated by ';', not {type(self.namesrv_addr).__name__}"
+            )
         text = self.namesrv_addr or os.environ.get("NAMESRV_ADDR") or ""
         addresses = [address for part in text.split(";") if (address := part.strip().removeprefix("http://"))]
         if not addresses:
-            raise ConfigError("no name server: give namesrv_addr='host:port' or set NAMESRV_ADDR")
+            raise ConfigError(
+                "no name server: give namesrv_addr='host:port' (on the command line --namesrv host:port) or set "
+                "NAMESRV_ADDR"
+            )
         for address in addresses:
             split_address(address)
         return addresses

@@ -42,7 +42,7 @@ def check_listener(listener: object) -> ConsumeConcurrently:
     """Return the function to call for each batch.
 
     Raises:
-        ConfigError: not a listener, nothing to call, or an ``async def``.
+        ConfigError: not a listener, nothing to call, an ``async def``, a generator, or other arguments.
     """
     if not isinstance(listener, MessageListenerConcurrently):
         raise ConfigError(
@@ -59,4 +59,12 @@ def check_listener(listener: object) -> ConsumeConcurrently:
         )
     if inspect.iscoroutinefunction(consume) or inspect.iscoroutinefunction(getattr(consume, "__call__", None)):  # noqa: B004
         raise ConfigError("an async listener is not supported: define consume_message as a plain, blocking function")
+    if inspect.isgeneratorfunction(consume) or inspect.isasyncgenfunction(consume):
+        raise ConfigError("the listener is a generator: it must return a status, not yield")
+    try:
+        inspect.signature(consume).bind((), None)
+    except ValueError:
+        pass  # it does not tell
+    except TypeError as error:
+        raise ConfigError(f"the listener is called with (msgs, context): {error}") from None
     return consume

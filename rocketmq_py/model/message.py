@@ -87,7 +87,8 @@ class Message:
         wait_store_msg_ok: bool = True,
     ) -> None:
         if not isinstance(body, bytes | bytearray | memoryview):
-            raise ConfigError(f"the body of a message is bytes, not {type(body).__name__}: encode text first")
+            hint = ": encode text first" if isinstance(body, str) else ""
+            raise ConfigError(f"the body of a message is bytes, not {type(body).__name__}{hint}")
         self.topic = topic
         self.body = bytes(body)
         self.flag = flag
@@ -97,8 +98,10 @@ class Message:
         if tags:
             self.properties[MessageConst.TAGS] = _checked("tags", tags)
         if keys:
-            joined = keys if isinstance(keys, str) else " ".join(keys)
-            self.properties[MessageConst.KEYS] = _checked("keys", joined)
+            several = [keys] if isinstance(keys, str) else list(keys) if isinstance(keys, Iterable) else [keys]
+            if not all(isinstance(key, str) for key in several):
+                raise ConfigError(f"keys are a str or several of them, not {keys!r}")
+            self.properties[MessageConst.KEYS] = _checked("keys", " ".join(several))
         if delay_time_level:
             self.properties[MessageConst.DELAY_TIME_LEVEL] = str(delay_time_level)
         self.properties[MessageConst.WAIT_STORE_MSG_OK] = "true" if wait_store_msg_ok else "false"
@@ -183,7 +186,8 @@ class MessageExt:
     Attributes:
         body: the payload, decompressed.
         topic: the topic as subscribed (a retried message shows its original topic).
-        queue_offset: place in its queue, from 0.
+        queue_offset: place in its queue, from 0; of a retried message in the retry topic's queue. ``msg_id`` stays the
+            same in every delivery, this does not.
         reconsume_times: failed deliveries so far, from 0.
     """
 
@@ -268,7 +272,7 @@ class MessageExt:
 
     @property
     def queue_id(self) -> int:
-        """Number of the queue within its broker and topic, from 0."""
+        """Number of the queue within its broker and topic, from 0; of a retried message that of the retry topic."""
         return self._head[3]  # type: ignore[return-value]
 
     @property

@@ -31,6 +31,7 @@ def dlq_topic(group: str) -> str:
 
 def check_group(group: str) -> None:
     """Refuse an illegal group name with ``ConfigError``. Source: Validators.checkGroup."""
+    _check_text("a group", group)
     if not group or not group.strip():
         raise ConfigError("the specified group is blank: give the consumer or producer a group name")
     if len(group) > GROUP_MAX_LENGTH:
@@ -41,9 +42,15 @@ def check_group(group: str) -> None:
 
 def check_topic(topic: str) -> None:
     """Refuse an illegal topic name with ``ConfigError``. Source: Validators.checkTopic."""
+    _check_text("a topic", topic)
     if not topic or not topic.strip():
         raise ConfigError("the specified topic is blank")
     if len(topic) > TOPIC_MAX_LENGTH and not topic.startswith((RETRY_GROUP_TOPIC_PREFIX, DLQ_GROUP_TOPIC_PREFIX)):
         raise ConfigError(f"topic {topic[:40]!r}... is longer than topic max length {TOPIC_MAX_LENGTH}")
     if not _LEGAL.fullmatch(topic):
         raise ConfigError(f"the specified topic [{topic}] contains illegal characters, allowing only %|a-zA-Z0-9_-")
+
+
+def _check_text(what: str, name: object) -> None:
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"the name of {what} is a str, not {type(name).__name__}")

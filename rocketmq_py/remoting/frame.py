@@ -40,6 +40,7 @@ _ONEWAY_FLAG = 2
 _BINARY_CODE_MAX = 32_767
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
 
+_HTTP = int.from_bytes(b"HTTP", "big")  # how an HTTP server's answer begins
 _LENGTHS = struct.Struct(">II")  # of the frame; the header's kind and length in one integer
 _BINARY_HEAD = struct.Struct(">hBhii")  # code, language, version, opaque, flag
 _SHORT = struct.Struct(">H")
@@ -227,8 +228,9 @@ class FrameReader:
             return None
         length = int.from_bytes(self._view[start - 4 : start], "big", signed=True)
         if not 4 <= length <= self._frame_max_bytes - 4:
+            hint = "; it speaks HTTP: is it another service?" if length == _HTTP else ""
             raise ProtocolError(
-                f"a frame of {length} bytes is announced; possible are 4 to {self._frame_max_bytes - 4}"
+                f"a frame of {length} bytes is announced; possible are 4 to {self._frame_max_bytes - 4}{hint}"
             )
         end = start + length
         if end > self._end:

@@ -196,6 +196,7 @@ class ServerLoop:
 
     def __init__(self, runtime: Runtime, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        self._timers_ended = False
         self._blocking: WorkerPool[Callable[[], None]] = runtime.worker_pool(f"{name}Commit", 1, lambda work: work())
         self._thread = runtime.start_thread(name, self._run)
 
@@ -211,7 +212,11 @@ class ServerLoop:
 
     def call_later(self, delay_ms: int, job: Callable[[], None]) -> None:
         """See ``broker.loop.Loop``."""
-        self._loop.call_later(delay_ms / 1_000, job)
+        self._loop.call_later(delay_ms / 1_000, lambda: None if self._timers_ended else job())
+
+    def end_timers(self) -> None:
+        """Forget every job that is to come later: what it works on is being closed."""
+        self._timers_ended = True
 
     def run_blocking(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
         """See ``broker.loop.Loop``."""

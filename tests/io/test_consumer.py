@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import threading
 import time
 import weakref
@@ -13,7 +14,7 @@ import pytest
 
 from rocketmq_py import ConfigError, DefaultMQProducer, Message, MessageExt
 from rocketmq_py.client_instance import MQClientInstance
-from rocketmq_py.errors import RocketMQError, TransportError
+from rocketmq_py.errors import ConnectError, RocketMQError, TransportError
 from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.push_consumer import ServiceState
 from rocketmq_py.remoting.bodies import ConsumerData
@@ -637,6 +638,59 @@ def test_shutdown_from_the_listener(make_cluster: MakeCluster, make_consumer: Ma
     cluster.store(b"end")
     assert done.wait(BOUND_S)
     assert mine.consumer.state is ServiceState.SHUTDOWN_ALREADY
+
+
+def test_ctrl_c_during_the_shutdown_ends_the_waiting_and_the_member_leaves_all_the_same(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    # A member that stayed in the group would keep its queues and consume none of them.
+    cluster = make_cluster()
+    busy, go_on = threading.Event(), threading.Event()
+
+    def slow(msg: MessageExt) -> None:
+        if msg.body == b"slow":
+            busy.set()
+            go_on.wait(BOUND_S)
+
+    mine = make_consumer(cluster, slow, await_termination_millis_when_shutdown=30_000)
+    cluster.store(b"done")
+    assert mine.has(b"done")
+    cluster.store(b"slow")
+    assert busy.wait(BOUND_S)
+
+    main = threading.main_thread().ident
+
+    def press(number: int) -> None:
+        eventually(lambda: not mine.consumer._parts)
+        stays(lambda: True, 0.3)  # until it waits for the listener
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+
+    pressing = in_threads(1, press)
+    with pytest.raises(KeyboardInterrupt):
+        mine.consumer.shutdown()
+    join(pressing)
+    go_on.set()
+    assert mine.consumer.state is ServiceState.SHUTDOWN_ALREADY
+    assert cluster.broker.count(UNREGISTER) == 1
+    assert cluster.committed[GROUP, TOPIC, "broker-a", 0] == 1
+
+
+def test_a_brokers_address_in_the_place_of_a_name_servers_fails_the_start_in_clear_words(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    cluster = make_cluster()
+    cluster.scripts[ROUTE] = lambda peer, seen: (
+        peer in cluster.broker.peers and peer.reply(seen, 3, remark=" request type 105 not supported")
+    )
+    address = cluster.broker.address
+    mine = make_consumer(cluster, start=False, namesrv_addr=address)
+    with pytest.raises(ConnectError, match=f"{address} is no name server"):
+        mine.consumer.start()
+    mine.consumer.namesrv_addr = f"{address};{cluster.address}"
+    mine.consumer.start()
+    cluster.store(b"here")
+    assert mine.has(b"here")
 
 
 def test_consumers_that_come_and_go_leave_nothing(make_cluster: MakeCluster) -> None:

@@ -285,7 +285,7 @@ def test_without_a_setting_the_environment_says_where_the_name_servers_are(monke
 @pytest.mark.parametrize("text", [None, "", " ; ", ";"])
 def test_without_any_name_server_the_error_says_what_to_do(text: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NAMESRV_ADDR", raising=False)
-    with pytest.raises(ConfigError, match="give namesrv_addr='host:port' or set NAMESRV_ADDR"):
+    with pytest.raises(ConfigError, match=r"give namesrv_addr='host:port' .* or set NAMESRV_ADDR"):
         ClientConfig(namesrv_addr=text).name_servers()
 
 

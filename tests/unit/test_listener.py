@@ -121,3 +121,19 @@ def test_a_listener_with_nothing_to_call_is_refused(listener: MessageListenerCon
 def test_calling_it_all_the_same_says_what_is_missing() -> None:
     with pytest.raises(NotImplementedError, match="define consume_message"):
         _Empty().consume_message([], CONTEXT)
+
+
+@pytest.mark.behaviour("LS-02")
+@pytest.mark.parametrize("function", [lambda: SUCCESS, lambda msgs: SUCCESS, lambda msgs, context, more: SUCCESS])
+def test_a_listener_that_takes_other_arguments_is_refused(function: Any) -> None:
+    with pytest.raises(ConfigError, match=r"called with \(msgs, context\)"):
+        check_listener(MessageListenerConcurrently(function))
+
+
+@pytest.mark.behaviour("LS-02")
+def test_a_generator_is_no_listener() -> None:
+    def generator(msgs: Messages, context: ConsumeConcurrentlyContext) -> Any:
+        yield SUCCESS
+
+    with pytest.raises(ConfigError, match="generator"):
+        check_listener(MessageListenerConcurrently(generator))

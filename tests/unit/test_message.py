@@ -54,7 +54,7 @@ def test_a_plain_message_has_none_of_them() -> None:
 @pytest.mark.behaviour("MS-01")
 @pytest.mark.parametrize("body", ["text", None, 3, [1, 2]])
 def test_a_body_that_is_no_bytes_is_refused(body: Any) -> None:
-    with pytest.raises(ConfigError, match=f"is bytes, not {type(body).__name__}: encode text first"):
+    with pytest.raises(ConfigError, match=f"is bytes, not {type(body).__name__}"):
         Message("topic", body)
 
 

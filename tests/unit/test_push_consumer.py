@@ -139,3 +139,37 @@ def test_its_text_tells_group_state_and_topics_and_its_counters_start_at_0() -> 
     consumer = make_consumer()
     assert repr(consumer) == "<DefaultMQPushConsumer unit CREATE_JUST ['topic']>"
     assert consumer.counters() == dict.fromkeys(Event, 0)
+
+
+@pytest.mark.behaviour("LC-02")
+@pytest.mark.parametrize("expression", ["A && B", "A,B", "A|B", "a > 3", "*||A"])
+def test_what_looks_like_an_operator_in_an_expression_is_logged(
+    expression: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_consumer().subscribe("topic", expression)
+    assert "only || joins tags" in caplog.text
+
+
+@pytest.mark.behaviour("LC-02")
+def test_an_ordinary_expression_is_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    make_consumer().subscribe("topic", "TagA || tag-b || T_3 ||")
+    assert caplog.text == ""
+
+
+@pytest.mark.behaviour("LC-02")
+def test_a_hook_without_its_methods_is_refused() -> None:
+    hook: Any = lambda context: None  # noqa: E731
+    with pytest.raises(ConfigError, match="needs a method consume_message_before"):
+        make_consumer().register_consume_message_hook(hook)
+
+
+@pytest.mark.behaviour("LC-02")
+@pytest.mark.parametrize("name", [3, b"bytes"])
+def test_names_that_are_no_texts_are_refused_in_clear_words(name: Any) -> None:
+    with pytest.raises(ConfigError, match="the name of a topic is a str"):
+        make_consumer().subscribe(name)
+    consumer = DefaultMQPushConsumer(name, namesrv_addr=NOWHERE)
+    with pytest.raises(ConfigError, match="the name of a group is a str"):
+        consumer.start()
+    with pytest.raises(ConfigError, match="namesrv_addr is one text"):
+        make_consumer(namesrv_addr=[NOWHERE]).start()

@@ -1,0 +1,638 @@
+"""The store's file: opened, refused, damaged, full, and failing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from rocketmq_py.broker import store as store_module
+from rocketmq_py.broker.commit_log import Arrival, CommitLog, MessageInner
+from rocketmq_py.broker.store import APPLICATION_ID, PAGE_BYTES, SCHEMA_VERSION, Changes, MessageStore, QueueKey
+from rocketmq_py.errors import StoreError
+from rocketmq_py.testing import ManualClock
+from tests.broker.power_cut import Disk, InlineLoop, read_all
+
+KEY = QueueKey("topic", 0)
+
+
+class Opened:
+    """A store with what writes to it."""
+
+    def __init__(self, directory: Path, vfs: str | None = None, *, synchronous: bool = True) -> None:
+        self.loop = InlineLoop()
+        self.arrivals: list[Arrival] = []
+        with ExitStack() as on_failure:
+            self.store = on_failure.enter_context(closing(MessageStore(directory, vfs=vfs, synchronous=synchronous)))
+            self.log = CommitLog(self.store, self.loop, ManualClock(), bytes(8), self.arrivals.extend)
+            on_failure.pop_all()
+        self.answers: list[StoreError | None] = []
+
+    def put(self, *bodies: bytes, key: QueueKey = KEY, delay: dict[int, int] | None = None) -> StoreError | None:
+        """Store messages in one group; the answer."""
+        self.log.put([MessageInner(*key, body, {}) for body in bodies], self.answers.append, delay)
+        self.loop.run()
+        return self.answers[-1]
+
+    def bodies(self, key: QueueKey = KEY) -> list[bytes]:
+        return [body for place, _, body in read_all(self.store) if place == key]
+
+
+@contextmanager
+def opened(directory: Path, vfs: str | None = None, *, synchronous: bool = True) -> Iterator[Opened]:
+    rig = Opened(directory, vfs, synchronous=synchronous)
+    with closing(rig.store):
+        yield rig
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def filled(directory: Path, count: int = 5, size: int = 100) -> list[bytes]:
+    """Make a store with messages, each committed alone, and close it."""
+    with opened(directory) as rig:
+        return fill(rig, count, size)
+
+
+def fill(rig: Opened, count: int, size: int = 100) -> list[bytes]:
+    bodies = [b"%d:" % number + os.urandom(size) for number in range(count)]
+    for body in bodies:
+        assert rig.put(body) is None
+    return bodies
+
+
+def crashed(directory: Path, target: Path, count: int = 5, size: int = 100) -> list[bytes]:
+    """What is left of a store whose process was killed: its WAL is not in the file."""
+    with opened(directory) as rig:
+        bodies = fill(rig, count, size)
+        target.mkdir()
+        for name in ("store.db", "store.db-wal", "last_id"):
+            shutil.copy(directory / name, target)
+    return bodies
+
+
+def changed(path: Path, change: Callable[[bytearray], None]) -> None:
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+
+
+# The file.
+
+
+@pytest.mark.behaviour("ES-03")
+def test_a_new_store_is_a_wal_file_with_our_marks(directory: Path) -> None:
+    filled(directory, 1)
+    with closing(apsw.Connection(str(directory / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)) as plain:
+        marks = {
+            name: plain.pragma(name)
+            for name in ("application_id", "user_version", "page_size", "auto_vacuum", "journal_mode", "encoding")
+        }
+    assert marks == {
+        "application_id": APPLICATION_ID, "user_version": SCHEMA_VERSION, "page_size": PAGE_BYTES, "auto_vacuum": 2,
+        "journal_mode": "wal", "encoding": "UTF-8",
+    }  # fmt: skip
+
+
+@pytest.mark.behaviour("ES-03")
+def test_a_store_that_somebody_took_out_of_wal_mode_is_put_back(directory: Path) -> None:
+    bodies = filled(directory)
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        assert plain.pragma("journal_mode", "delete") == "delete"
+    with opened(directory) as rig:
+        assert rig.bodies() == bodies
+        assert rig.put(b"more") is None
+        assert (directory / "store.db-wal").exists()
+
+
+@pytest.mark.behaviour("ES-03")
+def test_where_no_wal_is_possible_the_store_is_refused(directory: Path) -> None:
+    class NoSharedMemory(apsw.VFS):
+        def __init__(self) -> None:
+            super().__init__("no-shared-memory", "", iVersion=1)
+
+        def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+            return apsw.VFSFile("unix-dotfile", name, flags)
+
+    vfs = NoSharedMemory()
+    try:
+        with pytest.raises(StoreError, match=r"cannot have a WAL.*local disk"):
+            MessageStore(directory, vfs="no-shared-memory")
+    finally:
+        vfs.unregister()
+
+
+@pytest.mark.behaviour("ES-03")
+def test_the_names_of_new_directories_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noted(number: int) -> None:
+        fsync(number)
+        synced.add(os.fstat(number).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    filled(tmp_path / "a" / "b")
+    assert {tmp_path.stat().st_ino, (tmp_path / "a").stat().st_ino} <= synced
+
+
+# Ends and beginnings.
+
+
+@pytest.mark.behaviour("ES-04")
+def test_a_second_start_carries_on(directory: Path) -> None:
+    other = QueueKey("topic", 7)
+    with opened(directory) as rig:
+        bodies = fill(rig, 3)
+        assert rig.put(b"x", b"y", key=other, delay={2: 1, 5: 9}) is None
+        rig.log.put_topic("topic", {"topicName": "topic", "perm": 6}, rig.answers.append)
+        rig.log.put_group("group", {"groupName": "group"}, rig.answers.append)
+        rig.log.put_consumer_offsets({("group", "topic", 7): 1}, rig.answers.append)
+        rig.loop.run()
+        assert rig.answers[-3:] == [None] * 3
+    with opened(directory) as rig:
+        assert rig.bodies() == bodies
+        assert rig.bodies(other) == [b"x", b"y"]
+        assert rig.store.last_id == 5
+        assert rig.store.topics() == {"topic": {"topicName": "topic", "perm": 6}}
+        assert rig.store.groups() == {"group": {"groupName": "group"}}
+        assert rig.store.consumer_offsets() == {("group", "topic", 7): 1}
+        assert rig.store.delay_offsets() == {2: 1, 5: 9}
+        (place,) = rig.log.put([MessageInner(*other, b"z", {})], rig.answers.append)
+        assert place == (2, 6)
+        (place,) = rig.log.put([MessageInner("new", 0, b"n", {})], rig.answers.append)
+        assert place == (0, 7)
+        rig.loop.run()
+        assert rig.bodies(other) == [b"x", b"y", b"z"]
+        assert rig.bodies(QueueKey("new", 0)) == [b"n"]
+
+
+@pytest.mark.behaviour("ES-04")
+def test_an_empty_directory_becomes_a_store_with_its_parents(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for directory in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
+        with opened(directory) as rig:
+            assert rig.store.last_id == 0
+            assert rig.store.queues() == {}
+            assert rig.put(b"first") is None
+
+
+@pytest.mark.behaviour("ES-04")
+def test_an_empty_file_becomes_a_store(directory: Path) -> None:
+    directory.mkdir()
+    (directory / "store.db").touch()
+    filled(directory)
+
+
+@pytest.mark.behaviour("ES-04")
+def test_closing_twice_is_closing_once_and_nothing_works_afterwards(directory: Path) -> None:
+    rig = Opened(directory)
+    fill(rig, 1)
+    rig.store.close()
+    rig.store.close()
+    assert not (directory / "store.db-wal").exists()
+    uses: list[Callable[[], Any]] = [
+        rig.store.queues, lambda: rig.store.by_id(1), lambda: rig.store.write(Changes(topics={"a": {}})),
+        lambda: rig.store.commit(2), lambda: rig.store.read(1, 0, 1),
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(StoreError):
+            use()
+
+
+# Refused.
+
+
+@pytest.mark.behaviour("ES-05")
+def test_a_store_is_used_by_one_broker_at_a_time(directory: Path) -> None:
+    with opened(directory) as rig:
+        bodies = fill(rig, 1)
+        for _ in range(2):
+            with pytest.raises(StoreError, match="in use by another broker: end it first"):
+                MessageStore(directory)
+        program = (
+            f"from pathlib import Path; from rocketmq_py.broker.store import *; MessageStore(Path({str(directory)!r}))"
+        )
+        other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+        assert other.returncode == 1
+        assert "in use by another broker" in other.stderr
+        assert rig.put(b"more") is None
+    with opened(directory) as rig:
+        assert rig.bodies() == [*bodies, b"more"]
+
+
+@pytest.mark.behaviour("ES-05")
+def test_the_lock_goes_with_the_process(directory: Path) -> None:
+    program = (
+        "import os, signal; from pathlib import Path; from rocketmq_py.broker.store import *; "
+        f"store = MessageStore(Path({str(directory)!r})); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == -9
+    filled(directory)
+
+
+@pytest.mark.behaviour("ES-06")
+def test_the_database_of_another_program_is_refused_and_left_alone(directory: Path) -> None:
+    directory.mkdir()
+    path = directory / "store.db"
+    with closing(apsw.Connection(str(path))) as plain:
+        plain.execute("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="is not a rocketmq_py store: give another directory"):
+        MessageStore(directory)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.behaviour("ES-06")
+@pytest.mark.parametrize("name", ["store.db", "lock"])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(directory: Path, name: str) -> None:
+    directory.mkdir()
+    content = b"holiday pictures\n" * 10_000
+    (directory / name).write_bytes(content)
+    with pytest.raises(StoreError, match=r"not a database.*give another directory"):
+        MessageStore(directory)
+    assert (directory / name).read_bytes() == content
+
+
+@pytest.mark.behaviour("ES-06")
+def test_the_store_of_a_newer_version_is_refused_and_left_alone(directory: Path) -> None:
+    filled(directory)
+    path = directory / "store.db"
+    with closing(apsw.Connection(str(path))) as plain:
+        plain.pragma("user_version", SCHEMA_VERSION + 1)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"written by a newer rocketmq_py \(store version 2.*upgrade"):
+        MessageStore(directory)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.behaviour("ES-06")
+def test_a_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StoreError, match=f"cannot open the store {directory}"):
+            MessageStore(directory)
+
+
+@pytest.mark.behaviour("ES-06")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_may_not_be_written_is_refused(directory: Path) -> None:
+    filled(directory)
+    directory.chmod(0o500)
+    try:
+        with pytest.raises(StoreError, match="cannot open the store"):
+            MessageStore(directory)
+    finally:
+        directory.chmod(0o700)
+
+
+# Damage.
+
+
+@pytest.mark.behaviour("ES-07")
+def test_a_changed_byte_of_a_message_is_told_when_it_is_read(directory: Path) -> None:
+    bodies = filled(directory)
+    changed(directory / "store.db", lambda content: _flip(content, content.index(bodies[2])))
+    with opened(directory) as rig:
+        (queue,) = rig.store.queues().values()
+        assert len(rig.store.read(queue.row, 0, 2)) == 2
+        for read in (lambda: rig.store.read(queue.row, 2, 1), lambda: rig.store.by_id(3)):
+            with pytest.raises(StoreError, match=r"is damaged: a message's checksum is wrong. Restore a copy"):
+                read()
+        assert len(rig.store.read(queue.row, 3, 2)) == 2
+
+
+@pytest.mark.behaviour("ES-07")
+@pytest.mark.parametrize("part", ["sqlite_schema", "topic", "queue", "message", "message_by_queue"])
+def test_a_page_of_garbage_is_told(directory: Path, part: str) -> None:
+    filled(directory, 50)
+    page = root_page(directory, part) - 1
+
+    def overwrite(content: bytearray) -> None:
+        content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = b"\xa5" * PAGE_BYTES
+
+    changed(directory / "store.db", overwrite)
+    with pytest.raises(StoreError, match=r"damaged.*[Rr]estore a copy"):
+        read_everything(directory)
+
+
+@pytest.mark.behaviour("ES-07")
+def test_an_index_that_leads_to_another_message_is_told(directory: Path) -> None:
+    filled(directory, 3)
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        plain.execute("UPDATE message SET queue_offset = 1000 + queue_offset WHERE id > 1")
+        plain.execute("UPDATE message SET queue_offset = 1 WHERE id = 3")
+        plain.execute("UPDATE message SET queue_offset = 2 WHERE id = 2")
+    with opened(directory) as rig:
+        with pytest.raises(StoreError, match="checksum"):
+            rig.log.read(KEY, 1, 1)
+        assert len(rig.log.read(KEY, 0, 1)) == 1
+
+
+@pytest.mark.behaviour("ES-07")
+def test_a_message_that_is_missing_within_a_queue_is_told(directory: Path) -> None:
+    filled(directory, 3)
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        plain.execute("DELETE FROM message WHERE id = 2")
+    with opened(directory) as rig, pytest.raises(StoreError, match="the message at 1 of a queue is not found"):
+        rig.log.read(KEY, 0, 3)
+
+
+@pytest.mark.behaviour("ES-07")
+def test_no_changed_bit_makes_a_message_a_wrong_one(directory: Path, tmp_path: Path) -> None:
+    bodies = filled(directory, 20, 30)
+    # Damage in this page can hide the end of a queue, which nothing tells.
+    index = root_page(directory, "message_by_queue")
+    content = (directory / "store.db").read_bytes()
+    used = [at for at, byte in enumerate(content) if byte and at // PAGE_BYTES + 1 != index]
+    told = 0
+    target = tmp_path / "changed"
+    for at in used[:: max(len(used) // 150, 1)]:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        damaged = bytearray(content)
+        _flip(damaged, at)
+        (target / "store.db").write_bytes(damaged)
+        try:
+            assert read_everything(target) in ([], bodies)  # none: the name of the queue has changed
+        except StoreError:
+            told += 1
+    assert told > 50
+
+
+def root_page(directory: Path, name: str) -> int:
+    if name == "sqlite_schema":
+        return 1
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        row = plain.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def read_everything(directory: Path) -> list[bytes]:
+    with opened(directory) as rig:
+        for state in rig.store.queues().values():
+            rows = rig.store.scan(state.row, 0, 1_000)
+            for offset, row_id, _ in rows:
+                rig.store.by_id(row_id)
+                rig.store.stored_ms(state.row, offset)
+        for read in (rig.store.topics, rig.store.groups, rig.store.consumer_offsets, rig.store.delay_offsets):
+            read()
+        return rig.bodies()
+
+
+def _flip(content: bytearray, at: int) -> None:
+    content[at] ^= 0x10
+
+
+# A damaged WAL.
+
+
+@pytest.mark.behaviour("ES-08")
+@pytest.mark.parametrize("damage", ["cut short", "garbage in the middle", "one bit in the middle", "gone", "empty"])
+def test_a_damaged_wal_is_refused_and_kept(tmp_path: Path, damage: str) -> None:
+    bodies = crashed(tmp_path / "origin", tmp_path / "data", 40)
+    wal, last_id = tmp_path / "data" / "store.db-wal", tmp_path / "data" / "last_id"
+
+    def change(content: bytearray) -> None:
+        middle = len(content) // 2
+        if damage == "cut short":
+            del content[middle:]
+        elif damage == "garbage in the middle":
+            content[middle : middle + 1_000] = os.urandom(1_000)
+        elif damage == "one bit in the middle":
+            content[middle] ^= 1
+        else:
+            content.clear()
+
+    changed(wal, change)
+    if damage == "gone":
+        wal.unlink()
+    before = wal.read_bytes() if wal.exists() else None
+    for _ in range(2):
+        with pytest.raises(StoreError) as refused:
+            MessageStore(tmp_path / "data")
+        text = str(refused.value)
+        assert "is damaged: messages up to 40 were acknowledged, it has them up to " in text
+        assert f"Restore a copy; or delete {last_id} to go on without the others" in text
+        if damage not in {"gone", "empty"}:
+            assert wal.read_bytes() == before  # whoever wants to save more still can
+    last_id.unlink()
+    with opened(tmp_path / "data") as rig:
+        left = rig.bodies()
+        assert left == bodies[: len(left)]
+        assert len(left) < 40
+        assert rig.put(b"goes on") is None
+        assert rig.bodies() == [*left, b"goes on"]
+
+
+@pytest.mark.behaviour("ES-08")
+def test_a_damaged_wal_is_refused_without_syncs_too(tmp_path: Path) -> None:
+    crashed(tmp_path / "origin", tmp_path / "data", 10)
+    changed(tmp_path / "data" / "store.db-wal", lambda content: _flip(content, len(content) // 2))
+    for synchronous in (False, True):
+        with pytest.raises(StoreError, match="messages up to 10 were acknowledged"):
+            MessageStore(tmp_path / "data", synchronous=synchronous)
+
+
+@pytest.mark.behaviour("ES-08")
+@pytest.mark.parametrize("text", [None, b"", b"0000", b"\0" * 20, b"garbage", b"-5", b"1", b"00000000000000000002"])
+def test_last_id_is_a_lower_bound_that_may_be_torn_or_gone(directory: Path, text: bytes | None) -> None:
+    bodies = filled(directory)
+    (directory / "last_id").unlink()
+    if text is not None:
+        (directory / "last_id").write_bytes(text)
+    with opened(directory) as rig:
+        assert rig.bodies() == bodies
+        assert rig.put(b"more") is None
+    assert int((directory / "last_id").read_bytes()) == 6
+
+
+@pytest.mark.behaviour("ES-08")
+def test_after_a_run_without_syncs_there_is_no_lower_bound_until_the_next_commit_with_them(directory: Path) -> None:
+    filled(directory)
+    with opened(directory, synchronous=False) as rig:
+        assert rig.put(b"more") is None
+        assert (directory / "last_id").read_bytes() == b""
+    with opened(directory) as rig:
+        assert rig.put(b"and more") is None
+    assert int((directory / "last_id").read_bytes()) == 7
+
+
+# Failing disks.
+
+
+def _fails(disk: Disk, error: type[apsw.Error], *doing: str) -> None:
+    def step(what: str, name: str) -> None:
+        if what in doing and name == "store.db-wal":
+            raise error("injected")
+
+    disk.on_step = step
+
+
+def _works(disk: Disk) -> None:
+    disk.on_step = lambda doing, name: None
+
+
+@pytest.mark.behaviour("ES-09")
+@pytest.mark.parametrize(
+    ("error", "doing", "text"),
+    [
+        (apsw.IOError, "sync", "cannot write to the store"),
+        (apsw.IOError, "write", "cannot write to the store"),
+        (apsw.FullError, "write", "the disk is full. Make room"),
+    ],
+)
+@pytest.mark.parametrize("size", [10, 4_000_000])  # written at the commit; before it
+def test_after_a_failed_write_nothing_is_acknowledged_until_the_next_start(
+    directory: Path, error: type[apsw.Error], doing: str, text: str, size: int
+) -> None:
+    with Disk(directory) as disk:
+        with opened(directory, disk.name) as rig:
+            bodies = fill(rig, 5)
+            told = len(rig.arrivals)
+            _fails(disk, error, doing)
+            for attempt in range(3):
+                refusal = rig.put(os.urandom(size))
+                assert refusal is rig.log.failure
+                assert str(refusal).startswith("nothing more is stored until the broker is started again: ")
+                assert text in str(refusal)
+                if attempt == 1:
+                    _works(disk)  # what the disk has now nobody knows: working again does not help
+            rig.log.put_consumer_offsets({("group", "topic", 0): 1}, rig.answers.append)
+            rig.loop.run()
+            assert rig.answers[-1] is rig.log.failure
+            assert len(rig.arrivals) == told
+            assert rig.log.max_offset(KEY) == 5
+            assert rig.bodies() == bodies
+        with opened(directory, disk.name) as rig:
+            assert rig.bodies()[:5] == bodies
+            assert rig.put(b"goes on") is None
+            assert rig.bodies()[-1] == b"goes on"
+
+
+@pytest.mark.behaviour("ES-09")
+def test_what_waited_behind_a_failed_write_is_refused_too(directory: Path) -> None:
+    with Disk(directory) as disk, opened(directory, disk.name) as rig:
+        _fails(disk, apsw.IOError, "sync")
+        rig.log.put([MessageInner(*KEY, b"first", {})], rig.answers.append)
+        rig.log.put_topic("topic", {}, rig.answers.append)
+        rig.log.put([MessageInner(*KEY, b"second", {})], rig.answers.append)
+        idle: list[str] = []
+        rig.log.when_idle(lambda: idle.append("idle"))
+        rig.loop.run()
+        assert rig.answers == [rig.log.failure] * 3
+        assert idle == ["idle"]
+        assert not rig.log.is_busy
+        _works(disk)
+
+
+@pytest.mark.behaviour("ES-09")
+def test_a_failed_write_of_last_id_counts_as_well(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def seek(self, offset: int) -> None:
+            raise OSError(28, "No space left on device")
+
+    with opened(directory) as rig:
+        assert rig.put(b"first") is None
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.store, "_last_id_file", Full())
+            assert "No space left on device" in str(rig.put(b"second"))
+        assert "started again" in str(rig.put(b"third"))
+    with opened(directory) as rig:
+        assert rig.bodies() == [b"first", b"second"]  # nobody was told that it was stored, which does no harm
+
+
+@pytest.mark.behaviour("ES-09")
+def test_a_failed_checkpoint_costs_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # SQLite itself would go on with the WAL alone; apsw makes the error of a Python VFS the commit's.
+    monkeypatch.setattr(store_module, "CHECKPOINT_PAGES", 5)
+
+    def step(doing: str, name: str) -> None:
+        if name == "store.db" and doing in {"write", "sync"}:
+            raise apsw.IOError("injected")
+
+    with Disk(directory) as disk:
+        with suppress(StoreError), opened(directory, disk.name) as rig:
+            disk.on_step = step
+            bodies = []
+            while rig.put(body := os.urandom(1_000)) is None:
+                bodies.append(body)
+        _works(disk)
+        with opened(directory, disk.name) as rig:
+            assert rig.bodies()[: len(bodies)] == bodies
+
+
+@pytest.mark.behaviour("ES-09")
+def test_a_short_write_of_somebody_else_is_waited_for(directory: Path) -> None:
+    with opened(directory) as rig, closing(apsw.Connection(str(directory / "store.db"))) as other:
+        fill(rig, 1)
+        other.execute("BEGIN IMMEDIATE")
+        end = threading.Timer(0.2, lambda: other.execute("ROLLBACK"))
+        end.start()
+        assert rig.put(b"more") is None
+        end.join()
+
+
+# Size and threads.
+
+
+@pytest.mark.behaviour("ES-10")
+def test_a_body_of_4_mib_is_stored(directory: Path) -> None:
+    body = os.urandom(4 * 1024 * 1024)
+    with opened(directory) as rig:
+        assert rig.put(body, b"small") is None
+    with opened(directory) as rig:
+        assert rig.bodies() == [body, b"small"]
+
+
+@pytest.mark.behaviour("ES-10")
+@pytest.mark.parametrize("read", ["by_id", "stored_ms", "read", "scan", "topics"])
+def test_no_read_holds_back_the_checkpoints(directory: Path, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CHECKPOINT_PAGES", 20)
+    with opened(directory) as rig:
+        fill(rig, 3)
+        rig.log.put_topic("a", {}, rig.answers.append)
+        rig.log.put_topic("b", {}, rig.answers.append)
+        rig.loop.run()
+        reads: dict[str, Callable[[], Any]] = {
+            "by_id": lambda: rig.store.by_id(1),
+            "stored_ms": lambda: rig.store.stored_ms(1, 0),
+            "read": lambda: rig.store.read(1, 0, 1),
+            "scan": lambda: rig.store.scan(1, 0, 1),
+            "topics": rig.store.topics,
+        }
+        assert reads[read]()
+        fill(rig, 100, 10_000)
+        assert (directory / "store.db-wal").stat().st_size < 60 * PAGE_BYTES
+
+
+@pytest.mark.behaviour("ES-10")
+def test_one_thread_reads_while_another_commits(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CHECKPOINT_PAGES", 20)
+    with opened(directory) as rig:
+        bodies = [b"first"]
+        assert rig.put(*bodies) is None
+        written = threading.Thread(target=lambda: bodies.extend(fill(rig, 150, 5_000)))
+        written.start()
+        seen = [0]
+        try:
+            while written.is_alive():
+                seen.append(len(rig.store.read(1, 0, 1_000)))
+        finally:
+            written.join()
+        assert seen == sorted(seen)
+        assert len(set(seen)) > 2
+        assert len(bodies) == 151
+        assert rig.bodies() == bodies
