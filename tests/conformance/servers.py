@@ -18,9 +18,6 @@ class Server(ABC):
     fixture: str
     """Name of the fixture that starts it."""
 
-    tells_of_new_members: bool
-    """Whether the members of a group are told at once that another one came."""
-
     creates_topics: bool
     """Whether the first send to an unknown topic creates it."""
 
@@ -70,7 +67,6 @@ class _Administered(Server):
     """A server that is a name server and a broker."""
 
     rebalance_bound_s = 15
-    tells_of_new_members = True
     creates_topics = True
 
     def __init__(self, cluster: ApacheCluster | EmbeddedProcess) -> None:
@@ -117,9 +113,8 @@ class ApacheProxyRemoting(_Administered):
     fixture = "apache"
     cluster: ApacheCluster
 
-    # Each finds out at its next turn, after at most 20 s.
+    # It tells no member that another one came: each finds out at its next turn, after at most 20 s.
     rebalance_bound_s = 45
-    tells_of_new_members = False
     # It checks the type of messages, which a topic has only once it exists.
     creates_topics = False
 

@@ -202,6 +202,8 @@ def test_two_members_share_the_queues_and_one_takes_over_when_the_other_leaves(
     )
 
 
+# A proxy tells nobody: there the old owner goes on for up to 20 s, and what it has not committed comes again.
+@pytest.mark.parametrize("server", ["embedded", "apache-broker"], indirect=True)
 def test_a_member_that_joins_gets_nothing_again_that_was_finished(
     server: Server, producer: DefaultMQProducer, send: SendBodies, start_consumer: StartConsumer
 ) -> None:
@@ -219,7 +221,7 @@ def test_a_member_that_joins_gets_nothing_again_that_was_finished(
 
     eventually(gets_its_share, server.rebalance_bound_s, "a message at the second member")
     again = set(finished) & set(second.bodies())
-    assert not again or not server.tells_of_new_members, f"{len(again)} finished messages came again"
+    assert not again, f"{len(again)} finished messages came again"
 
 
 def test_a_slow_listener_occupies_all_threads_not_one(
