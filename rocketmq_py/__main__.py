@@ -12,7 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
-        sys.exit("the command line needs typer: pip install 'rocketmq-py[cli]'")
+        sys.exit("the command line needs typer: pip install 'rocketmq-py[cli]' (in a clone '.[cli]')")
     app()
 
 

@@ -36,8 +36,9 @@ HEARTBEAT_LOCK_MS = 10_000
 """How long a heartbeat waits for the one before it, which may wait for a broker that is gone."""
 HEARTBEAT_SOON_MS = 1_000
 """A heartbeat asked for out of turn comes at most once in this time."""
-MISSING_ROUTE_RETRIES_MS = (0, 1_000, 5_000)
-"""After a heartbeat the broker makes the retry topic: its route is looked for then, not 30 s later as in Java."""
+MISSING_ROUTE_RETRIES_MS = (0, 1_000, 5_000, 5_000, 5_000, 5_000, 5_000)
+"""After each heartbeat, until the next: the broker makes the retry topic then, and a topic that does not exist yet may
+be made by the first send. Java looks every 30 s."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class MQClientInstance:
         self._producers: dict[str, set[str]] = {}  # group -> topics it has sent to
         self._heartbeat_lock = runtime.lock()
         self._heartbeat_soon = False
+        self._looks = 0
         self.routes = RouteTable()
         self._remoting = RemotingClient(runtime, self._on_server_request)
         self.sender = MessageSender(self._remoting, self.routes, runtime.clock, self.update_topic_route)
@@ -267,10 +269,14 @@ class MQClientInstance:
                 for topic in consumer.topics()
                 if consumer.is_subscribe_topic_need_update(topic)
             }
+            self._looks += 1  # a newer look takes the place of the one under way
+            number = self._looks
         if missing and retries_ms:
-            self._timers.schedule(retries_ms[0], lambda: self._look_again(missing, retries_ms[1:]))
+            self._timers.schedule(retries_ms[0], lambda: self._look_again(number, missing, retries_ms[1:]))
 
-    def _look_again(self, topics: Collection[str], retries_ms: Sequence[int]) -> None:
+    def _look_again(self, number: int, topics: Collection[str], retries_ms: Sequence[int]) -> None:
+        if number != self._looks:
+            return
         for topic in topics:
             try:
                 self.update_topic_route(topic)

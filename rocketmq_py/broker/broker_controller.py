@@ -115,7 +115,7 @@ class BrokerController(Dispatcher):
         for arrival in arrivals:
             if arrival.key.topic == SCHEDULE_TOPIC:
                 self._schedule.on_arrival(arrival)
-        self._pulls.notify_arriving(list(arrivals))
+        self._pulls.holds.notify_arriving(arrivals)
 
     def on_close(self, channel: Channel) -> None:
         """A client's connection has ended."""

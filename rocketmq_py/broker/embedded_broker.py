@@ -12,6 +12,7 @@ from typing import Self
 from rocketmq_py.broker.broker_controller import BrokerController
 from rocketmq_py.broker.store import MessageStore
 from rocketmq_py.errors import IllegalStateError
+from rocketmq_py.model.config import check_range
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
 from rocketmq_py.remoting.server import RemotingServer, ServerLoop, bind
 from rocketmq_py.runtime import Runtime, ThreadRuntime
@@ -38,7 +39,7 @@ class EmbeddedBroker:
         synchronous: False: an acknowledged message may be lost by a power cut. Never by the end of the process.
 
     Raises:
-        ConfigError: the delay levels are none.
+        ConfigError: a port or the delay levels are none.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class EmbeddedBroker:
         synchronous: bool = True,
         runtime: Runtime | None = None,
     ) -> None:
+        for name, port in (("namesrv_port", namesrv_port), ("broker_port", broker_port)):
+            check_range(name, port, 0, 65_535)
         self._directory = Path(directory)
         self._ports = namesrv_port, broker_port
         self._delay_levels_ms = parse_delay_levels(message_delay_level)

@@ -7,7 +7,7 @@ from rocketmq_py.model.subscription import SUB_ALL, SubscriptionData
 
 def is_matched(subscription: SubscriptionData, tags_code: int) -> bool:
     """Whether a message with this hash of a tag may be wanted; the consumer compares the tags themselves."""
-    return subscription.sub_string == SUB_ALL or not subscription.code_set or tags_code in subscription.code_set
+    return wants_everything(subscription) or tags_code in subscription.code_set
 
 
 def wants_everything(subscription: SubscriptionData) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required
-from rocketmq_py.broker.commit_log import Arrival, CommitLog
+from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.consumer_manager import BROADCASTING, ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
 from rocketmq_py.broker.loop import Loop
@@ -60,10 +60,6 @@ class PullMessageProcessor:
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
         return {RequestCode.PULL_MESSAGE: self.pull_message}
-
-    def notify_arriving(self, arrivals: list[Arrival]) -> None:
-        """New messages have been committed."""
-        self.holds.notify_arriving(arrivals)
 
     def pull_message(self, channel: Channel, request: RemotingCommand) -> RemotingCommand | None:
         """Answer a pull, or hold it while there is nothing new."""
@@ -173,7 +169,7 @@ class PullMessageProcessor:
         return GetMessageResult(ResponseCode.SUCCESS, "FOUND", scanned_to, b"".join(found))
 
     def _answer(self, request: RemotingCommand, key: QueueKey, result: GetMessageResult) -> RemotingCommand:
-        answer = refusal(request, result.code, result.status)
+        answer = RemotingCommand.response(request.opaque, result.code, result.status)
         answer.ext_fields = {
             "suggestWhichBrokerId": str(MASTER_ID),
             "nextBeginOffset": str(result.next_begin_offset),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from rocketmq_py.broker.channel import Channel
@@ -66,7 +66,7 @@ class PullRequestHoldService:
         self._count += 1
         return True
 
-    def notify_arriving(self, arrivals: list[Arrival]) -> None:
+    def notify_arriving(self, arrivals: Sequence[Arrival]) -> None:
         """Answer the pulls that wait for one of these messages, once each however many of them came."""
         codes: dict[QueueKey, set[int]] = {}
         for key, _, tags_code in arrivals:

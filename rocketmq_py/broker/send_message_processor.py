@@ -6,7 +6,7 @@ import random
 import struct
 from collections.abc import Sequence
 
-from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required, success
+from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, integer, refusal, required, success
 from rocketmq_py.broker.commit_log import CommitLog, MessageInner, Place, Stored
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
@@ -292,14 +292,7 @@ class SendMessageProcessor:
             self._topics.ensure_topic(message.topic, group.retryQueueNums)
             message = self._schedule.delayed(message, level or FIRST_RETRY_LEVEL + head.reconsume_times)
 
-        def stored(error: StoreError | None) -> None:
-            if request.is_oneway:
-                return
-            channel.write(
-                success(request) if error is None else refusal(request, ResponseCode.SYSTEM_ERROR, str(error))
-            )
-
-        self._put([message], stored)
+        self._put([message], answer_when_stored(channel, request, success(request)))
         return None
 
 

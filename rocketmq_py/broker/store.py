@@ -29,7 +29,9 @@ from rocketmq_py.errors import MissingExtraError, StoreError
 try:
     import apsw
 except ImportError:
-    raise MissingExtraError("the embedded broker needs apsw: pip install 'rocketmq-py[broker]'") from None
+    raise MissingExtraError(
+        "the embedded broker needs apsw: pip install 'rocketmq-py[broker]' (in a clone '.[broker]')"
+    ) from None
 
 APPLICATION_ID = 0x524D5150  # "RMQP"
 SCHEMA_VERSION = 1

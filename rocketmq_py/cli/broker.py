@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from rocketmq_py.broker.embedded_broker import EmbeddedBroker
-from rocketmq_py.cli.signals import ended_by_signals
+from rocketmq_py.cli.signals import end_wish
 
 
 def serve(
@@ -21,11 +21,10 @@ def serve(
         message_delay_level=message_delay_level,
         synchronous=synchronous,
     )
-    end = threading.Event()
-    with ended_by_signals(end.set), broker:
+    with end_wish() as wish, broker:
         if as_json:
             line = json.dumps({"ready": True, "namesrv": broker.namesrv_addr, "broker": broker.broker_addr})
         else:
             line = f"ready: name server {broker.namesrv_addr}, broker {broker.broker_addr}, data in {directory}"
         print(line, flush=True)
-        end.wait()
+        wish.wait(threading.Event())  # nothing else ends it

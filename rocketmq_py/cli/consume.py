@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from rocketmq_py.cli.signals import ended_by_signals
+from rocketmq_py.cli.signals import end_wish
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.config import ConsumeFromWhere
 from rocketmq_py.model.listener import MessageListenerConcurrently
@@ -45,8 +45,8 @@ def consume(
         consumer.consume_timestamp = moment
     consumer.subscribe(topic, tags)
     consumer.register_message_listener(printer)
-    with ended_by_signals(done.set), consumer:
-        in_time = done.wait(timeout_s)
+    with end_wish() as wish, consumer:
+        in_time = wish.wait(done, timeout_s)
     if printer.failure is not None and not isinstance(printer.failure, BrokenPipeError):
         raise RocketMQError(f"cannot write: {printer.failure.strerror}")
     return printer.failure is None and (in_time or count is None)

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from rocketmq_py.cli.demo_view import Event, Outcome, Picture, QueueOutcome, QueueRow, View, opened_view, summary
-from rocketmq_py.cli.signals import ended_by_signals
+from rocketmq_py.cli.signals import EndWish, end_wish
 from rocketmq_py.client_instance import MQClientInstance, process_clients
 from rocketmq_py.clock import SystemClock
 from rocketmq_py.consumer.process_queue import WindowSnapshot
@@ -36,6 +36,8 @@ BATCH_MAX = 8
 """Messages per request: 20,000 requests in 12 s would leave a machine with two cores little time for the rest."""
 SEND_TICK_S = 0.01
 DRAW_S = 0.125
+COMMITTED_INTERVAL_MS = 1_000
+"""How often the broker is asked what is committed."""
 RATE_SPAN_S = 1.0
 
 FAIL_EVERY_MAX = 500
@@ -53,6 +55,14 @@ COMMIT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_MS = 3_000
 SENDER_END_S = 10.0
 MISSING_NAMED = 10
+
+INTRODUCTION = (
+    f"a topic has {QUEUES} queues, each message is in one; the members of a group share the queues",
+    "when member 2 joins, queues move to it (a rebalance); each waits a moment for its last owner",
+    "a queue is committed up to its first unfinished message; finished ones above it are holes:",
+    "if the queue moves, they come a second time (duplicates)",
+    "a message that fails goes to the retry topic and comes again later",
+)
 
 _BODY = b"demo message "
 _now_ms = SystemClock().monotonic_ms
@@ -92,12 +102,14 @@ def pause_s(number: int) -> float:
 def shortcomings(outcome: Outcome) -> list[str]:
     """What is not as it must be, a sentence each; nothing when all is well."""
     found = []
+    if outcome.time_over:
+        found.append("the time was over (--timeout): what follows had not happened yet")
     if outcome.sent < outcome.planned:
         found.append(f"only {outcome.sent} of {outcome.planned} messages were sent")
     if outcome.missing:
         some = ", ".join(str(number) for number in outcome.missing[:MISSING_NAMED])
         more = ", ..." if len(outcome.missing) > MISSING_NAMED else ""
-        found.append(f"{len(outcome.missing)} of {outcome.sent} messages were never consumed: {some}{more}")
+        found.append(f"{len(outcome.missing)} of {outcome.sent} messages were not consumed: {some}{more}")
     if not outcome.queues:
         found.append("the broker could not tell any queue's end")
     found.extend(
@@ -259,23 +271,21 @@ class Sender:
 
 
 class Demo:
-    """One run. All methods on the main thread; a signal handler calls ``interrupt``."""
+    """One run. All methods on the main thread."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, wish: EndWish) -> None:
         self._plan = plan
+        self._wish = wish
         self._ledger = Ledger(plan.count)
         self._over = threading.Event()
         self._tick = threading.Event()  # never set: waited for with a timeout
-        self._interrupted = False
         self._began_ms = _now_ms()
         self._members: list[Member] = []
         self._mqs: list[MessageQueue] = []  # of the topic
         self._owners: dict[MessageQueue, str] = {}  # as told
         self._history: deque[tuple[float, int, int]] = deque()
-
-    def interrupt(self) -> None:
-        """End soon. Only a flag: a handler that sets an Event for which its own thread waits can block for ever."""
-        self._interrupted = True
+        self._committed: dict[MessageQueue, int] = {}  # as the broker told last
+        self._next_look_ms = 0
 
     def run(self) -> Outcome | None:
         """Run to the end; what came of it, or None after an interruption.
@@ -303,10 +313,10 @@ class Demo:
             self._wait_for_route(client)
             self._join(stack, namesrv)
             sender.start()
-            self._look_on(view, lambda: self._join(stack, namesrv))
+            self._look_on(view, client, lambda: self._join(stack, namesrv))
             self._over.set()
             sender.end()
-            if self._interrupted:
+            if self._wish.asked:
                 return None
             for member in self._members:
                 member.consumer.shutdown()
@@ -322,7 +332,7 @@ class Demo:
 
     def _wait_for_route(self, client: MQClientInstance) -> None:
         deadline_ms = _now_ms() + ROUTE_TIMEOUT_S * 1_000
-        while not client.update_topic_route(self._topic) and not self._interrupted:
+        while not client.update_topic_route(self._topic) and not self._wish.asked:
             if _now_ms() > deadline_ms:
                 raise RequestTimeoutError(
                     f"the topic {self._topic} was created, but after {ROUTE_TIMEOUT_S:.0f} s the name server has no "
@@ -331,11 +341,12 @@ class Demo:
             self._tick.wait(DRAW_S)
         self._mqs = client.routes.subscribe_queues(self._topic)
 
-    def _look_on(self, view: View, join: Callable[[], None]) -> None:
+    def _look_on(self, view: View, client: MQClientInstance, join: Callable[[], None]) -> None:
         """Draw until everything is consumed, the time is over, a send failed or a signal came."""
+        view.tell([Event(line) for line in INTRODUCTION])
         view.tell([Event(f"member 1 joined {self._group}")])
         finished = False
-        while not finished and not self._interrupted and self._elapsed_s < self._plan.timeout_s:
+        while not finished and not self._wish.asked and self._elapsed_s < self._plan.timeout_s:
             if self._ledger.error is not None:
                 raise self._ledger.error
             if len(self._members) == 1 and self._ledger.sent >= self._plan.count // 2:
@@ -347,9 +358,23 @@ class Demo:
             finished = left == 0
             view.tell(self._rebalanced(windows))
             view.tell(self._ledger.take_events())
+            self._ask_what_is_committed(client, windows)
             view.show(self._picture(windows, phase, left))
             if not finished:
                 self._tick.wait(DRAW_S)
+
+    def _ask_what_is_committed(self, client: MQClientInstance, mqs: Iterable[MessageQueue]) -> None:
+        """Ask the broker, now and then: a member's own number runs ahead of what was told."""
+        if _now_ms() < self._next_look_ms:
+            return
+        self._next_look_ms = _now_ms() + COMMITTED_INTERVAL_MS
+        for mq in mqs:
+            try:
+                committed = client.broker.query_consumer_offset(self._group, mq, REQUEST_TIMEOUT_MS)
+            except RocketMQError:
+                return  # the next look may be luckier; the members' own requests say what is wrong
+            if committed is not None:
+                self._committed[mq] = committed
 
     @property
     def _elapsed_s(self) -> float:
@@ -406,7 +431,7 @@ class Demo:
         for mq in sorted({*self._mqs, *windows}, key=self._order):
             owner, window = windows.get(mq, ("", None))
             end = max(ledger.ends[mq], window.next_offset or 0 if window else 0)
-            rows.append(QueueRow(self._name(mq), end, owner, window))
+            rows.append(QueueRow(self._name(mq), end, owner, window, self._committed.get(mq)))
         return Picture(
             elapsed_s, phase, left, self._plan.count, ledger.sent, ledger.consumed, (ledger.sent - sent) / span_s,
             (ledger.consumed - consumed) / span_s, ledger.failed, ledger.retried, ledger.duplicates, rows,
@@ -424,8 +449,9 @@ class Demo:
             self._tick.wait(DRAW_S)
             queues = self._queues(client)
         return Outcome(
-            self._plan.count, ledger.sent, ledger.consumed, ledger.retried, ledger.duplicates, missing, queues
-        )
+            self._plan.count, ledger.sent, ledger.consumed, ledger.failed, ledger.retried, ledger.duplicates, missing,
+            queues, time_over=self._elapsed_s >= self._plan.timeout_s,
+        )  # fmt: skip
 
     def _queues(self, client: MQClientInstance) -> list[QueueOutcome]:
         mqs = [
@@ -471,9 +497,8 @@ def demo(plan: Plan) -> list[str] | None:
     Returns:
         What is not as it must be; None: a signal ended it before that was known.
     """
-    run = Demo(plan)
-    with ended_by_signals(run.interrupt):
-        outcome = run.run()
+    with end_wish() as wish:
+        outcome = Demo(plan, wish).run()
     if outcome is None:
         return None
     print(f"\n{summary(outcome)}", flush=True)

@@ -22,7 +22,8 @@ from rocketmq_py.consumer.process_queue import WindowSnapshot
 
 LINES_BESIDE_EVENTS = 20
 EVENTS_MIN, EVENTS_MAX = 4, 12
-COLUMNS_BESIDE_STRIP = 68
+COLUMNS_BESIDE_STRIP = 64
+"""Of the live table, with offsets of five digits and `` +9999`` behind the strip."""
 STRIP_MIN, STRIP_MAX = 12, 64
 PLAIN_INTERVAL_S = 1.0
 PLAIN_ALIKE_MAX = 3
@@ -50,12 +51,14 @@ class QueueRow:
     Attributes:
         end: offset of the next message to be sent to it, as far as is known here.
         owner: the member that has it, or "" while it changes hands; ``window`` is None then.
+        committed: what the broker told last; None: nothing yet.
     """
 
     name: str
     end: int
     owner: str
     window: WindowSnapshot | None
+    committed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +100,22 @@ class Outcome:
     Attributes:
         sent: messages that a broker acknowledged.
         consumed: deliveries that succeeded.
+        failed: deliveries that failed, on purpose; a message may fail twice.
         retried: messages that succeeded when they came again through the retry topic.
         duplicates: deliveries of messages that had succeeded before.
-        missing: numbers of messages sent and never consumed.
+        missing: numbers of messages sent and not consumed.
+        time_over: it was ended because it took too long.
     """
 
     planned: int
     sent: int
     consumed: int
+    failed: int
     retried: int
     duplicates: int
     missing: Sequence[int]
     queues: Sequence[QueueOutcome]
+    time_over: bool = False
 
     @property
     def committed_to_the_end(self) -> int:
@@ -171,7 +178,7 @@ class PlainView:
             f"consumed {picture.consumed} ({picture.consumed_per_s:.0f}/s), failed {picture.failed}, "
             f"retried {picture.retried}, duplicates {picture.duplicates}; {picture.left} left"
         )
-        windows = "  ".join(f"{row.name}:{'/'.join(_window_cells(row.window))}" for row in picture.rows)
+        windows = "  ".join(f"{row.name}:{'/'.join(_window_cells(row))}" for row in picture.rows)
         _print(f"         queue:first unfinished/holes/committed  {windows}")
 
 
@@ -214,17 +221,17 @@ def drawing(picture: Picture, events: Sequence[str], width: int, height: int) ->
         overflow="ellipsis", no_wrap=True,
     )  # fmt: skip
     rows = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("queue", "owner", "end", "first unfinished", "holes", "committed"):
-        rows.add_column(name, justify="right")
+    for name in ("queue", "owner", "end", "first", "holes", "committed"):
+        rows.add_column(name, justify="right", no_wrap=True)
     rows.add_column("window", no_wrap=True)
     strip_width = min(max(width - COLUMNS_BESIDE_STRIP, STRIP_MIN), STRIP_MAX)
     for row in picture.rows:
         signs = Text(strip(row.window, strip_width) if row.window else "")
         signs.highlight_regex(f"[{UNFINISHED}]+", "yellow")
         signs.highlight_regex(r"\.+", "green")
-        rows.add_row(row.name, row.owner or "-", str(row.end), *_window_cells(row.window), signs)
+        rows.add_row(row.name, row.owner or "-", str(row.end), *_window_cells(row), signs)
     legend = Text(
-        f"window, from the first unfinished offset on: {UNFINISHED} unfinished, {FINISHED} finished (a hole)\n",
+        f"first: lowest unfinished offset; window from there on: {UNFINISHED} unfinished, {FINISHED} finished (hole)\n",
         "dim", overflow="ellipsis", no_wrap=True,
     )  # fmt: skip
     shown = min(max(height - LINES_BESIDE_EVENTS, EVENTS_MIN), EVENTS_MAX)
@@ -249,15 +256,16 @@ def summary(outcome: Outcome) -> str:
         ("queue", "end of queue", "committed"), [(each.name, each.end, each.committed) for each in outcome.queues]
     )
     totals = table(
-        ("sent", "consumed", "retried", "duplicates", "missing", "committed = end of queue"),
+        ("sent", "consumed", "failed", "retried", "duplicates", "missing", "committed = end of queue"),
         [(
-            outcome.sent, outcome.consumed, outcome.retried, outcome.duplicates, len(outcome.missing),
+            outcome.sent, outcome.consumed, outcome.failed, outcome.retried, outcome.duplicates, len(outcome.missing),
             f"{outcome.committed_to_the_end} of {len(outcome.queues)} queues",
         )],
     )  # fmt: skip
     duplicates = (
-        "\n\nduplicates: when a queue moves, what was finished above its first unfinished message (the holes of its "
-        "window)\nis not committed, so its new owner gets it again: delivery is at least once"
+        "\n\nconsumed = sent + duplicates. When a queue moves, what was finished above its first\n"
+        "unfinished message (the holes of its window) is not committed, so its new owner\n"
+        "gets it again: delivery is at least once."
     )
     return f"{queues}\n\n{totals}{duplicates if outcome.duplicates else ''}"
 
@@ -271,15 +279,12 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def _window_cells(window: WindowSnapshot | None) -> tuple[str, str, str]:
-    if window is None:
-        return "-", "-", "-"
-    first, committed = window.first_unfinished, window.committed
-    return (
-        "-" if first is None else str(first),
-        str(len(window.holes)),
-        "-" if committed is None else str(committed),
-    )
+def _window_cells(row: QueueRow) -> tuple[str, str, str]:
+    """First unfinished offset, holes, committed."""
+    window = row.window
+    first = None if window is None else window.first_unfinished
+    holes = "-" if window is None else str(len(window.holes))
+    return "-" if first is None else str(first), holes, "-" if row.committed is None else str(row.committed)
 
 
 @contextmanager

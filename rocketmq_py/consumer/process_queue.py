@@ -51,13 +51,13 @@ class WindowSnapshot:
     Attributes:
         unfinished: offsets pulled and not finished, ascending; they wait for a thread or are in a listener.
         next_offset: end of the window, one past the highest offset pulled; None: nothing was pulled or committed yet.
-        committed: what the next commit tells the broker, at most ``first_unfinished``; None: nothing yet. Commits go
+        next_commit: what the next commit tells the broker, at most ``first_unfinished``; None: nothing yet. Commits go
             with every pull and every ``persist_consumer_offset_interval`` ms.
     """
 
     unfinished: tuple[int, ...]
     next_offset: int | None
-    committed: int | None
+    next_commit: int | None
 
     @property
     def first_unfinished(self) -> int | None:
@@ -366,11 +366,11 @@ class ProcessQueue:
         with self._lock:
             return list(self._tree), list(self._taken)
 
-    def snapshot(self, committed: int = NO_OFFSET) -> WindowSnapshot:
+    def snapshot(self, next_commit: int = NO_OFFSET) -> WindowSnapshot:
         """The window now. Holds the lock while it copies the offsets, nothing else.
 
         Args:
-            committed: the offset noted for the next commit, read before this call: read after it, it could be ahead
+            next_commit: the offset noted for the next commit, read before this call: read after it, it could be ahead
                 of the window.
         """
         with self._lock:
@@ -379,9 +379,9 @@ class ProcessQueue:
             # As in Java the maximum is 0 before the first pull, too. Once offset 0 is finished the commit tells.
             known = bool(unfinished) or self._queue_offset_max > 0
         # Further than what was pulled: the broker passed over filtered messages.
-        end = max(pulled_to if known else NO_OFFSET, unfinished[-1] + 1 if unfinished else NO_OFFSET, committed)
+        end = max(pulled_to if known else NO_OFFSET, unfinished[-1] + 1 if unfinished else NO_OFFSET, next_commit)
         return WindowSnapshot(
-            unfinished, None if end == NO_OFFSET else end, None if committed == NO_OFFSET else committed
+            unfinished, None if end == NO_OFFSET else end, None if next_commit == NO_OFFSET else next_commit
         )
 
     def __repr__(self) -> str:

@@ -22,6 +22,8 @@ def parse_delay_levels(text: str) -> list[int]:
     Raises:
         ConfigError: it is no such list.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"the delay levels are one text like '1s 5s 1m 2h', not {text!r}")
     levels = [int(match[1]) * _UNITS_MS[match[2]] if (match := _LEVEL.fullmatch(each)) else -1 for each in text.split()]
     if not 0 < len(levels) <= LEVELS_MAX or min(levels) < 0:
         raise ConfigError(f"the delay levels are a list of 1 to {LEVELS_MAX} like '1s 5s 1m 2h', not {text!r}")

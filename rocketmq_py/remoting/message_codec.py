@@ -372,7 +372,7 @@ def _library(name: str) -> Any:
     except ImportError:
         raise MissingExtraError(
             f"a message body is compressed, and {name.partition('.')[0]} is not installed: "
-            "pip install 'rocketmq-py[compression]'"
+            "pip install 'rocketmq-py[compression]' (in a clone '.[compression]')"
         ) from None
 
 

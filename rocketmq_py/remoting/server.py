@@ -135,7 +135,7 @@ class ServerChannel(asyncio.BufferedProtocol):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that is bound and does not listen yet; port 0 takes any free one.
+    """A listening socket; port 0 takes any free one. Connections wait until it is served.
 
     Raises:
         ConnectError: the port is taken or may not be used.
@@ -144,6 +144,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
+        sock.listen(BACKLOG)  # here, because two sockets may bind a port and one listen
     except (OSError, OverflowError) as error:
         sock.close()
         raise ConnectError(f"cannot listen at {host}:{port}: {error}; choose another port") from error

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rocketmq_py import DefaultMQProducer, Message
-from tests.administration import ClusterError, call
+from rocketmq_py import ConfigError, DefaultMQProducer, Message
+from rocketmq_py.broker.embedded_broker import EmbeddedBroker
+from tests.administration import ClusterError, call, free_ports
 from tests.embedded import EmbeddedProcess
 
 
@@ -70,6 +73,35 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.behaviour("EB-20")
+def test_a_burst_of_signals_ends_it_all_the_same(tmp_path: Path) -> None:
+    for _ in range(3):
+        with EmbeddedProcess(tmp_path / "data") as broker:
+            process = broker.process
+            assert process is not None
+            for number in range(20):
+                process.send_signal(signal.SIGINT if number % 2 else signal.SIGTERM)
+            process.communicate(timeout=20)  # a hang would be the error
+
+
+@pytest.mark.behaviour("EB-20")
+def test_two_equal_ports_are_one_line(tmp_path: Path) -> None:
+    (port,) = free_ports(0)
+    command = [sys.executable, "-m", "rocketmq_py", "broker", "--data", str(tmp_path)]
+    ports = ["--namesrv-port", str(port), "--broker-port", str(port)]
+    done = subprocess.run([*command, *ports], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert f"cannot listen at 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.behaviour("EB-20")
+@pytest.mark.parametrize("settings", [{"namesrv_port": 99_999}, {"broker_port": "1"}, {"message_delay_level": ["1s"]}])
+def test_what_is_no_port_or_level_is_a_config_error(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        EmbeddedBroker(tmp_path, **settings)
+
+
+@pytest.mark.behaviour("EB-20")
 def test_a_connection_that_is_open_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     with EmbeddedProcess(tmp_path / "data") as broker:
         host, port = broker.broker_addr.split(":")
@@ -95,7 +127,10 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rocketmq_py", "broker", "--data", str(tmp_path / "data"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: the embedded broker needs apsw: pip install 'rocketmq-py[broker]'"
+    assert (
+        done.stderr.strip()
+        == "error: the embedded broker needs apsw: pip install 'rocketmq-py[broker]' (in a clone '.[broker]')"
+    )
 
 
 def test_the_helper_of_these_tests_tells_a_start_that_failed(tmp_path: Path) -> None:

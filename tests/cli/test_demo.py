@@ -27,7 +27,7 @@ from tests.unit.support import message
 BOUND_S = 60.0
 DEMO = [sys.executable, "-m", "rocketmq_py", "demo"]
 GOOD = Outcome(
-    planned=100, sent=100, consumed=103, retried=4, duplicates=3, missing=(),
+    planned=100, sent=100, consumed=103, failed=4, retried=4, duplicates=3, missing=(),
     queues=[QueueOutcome("0", 60, 60), QueueOutcome("retry", 4, 4)],
 )  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_a_terminal_gets_a_live_view_and_the_same_tables(tmp_path: Path) -> None
     assert process.wait(BOUND_S) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode()).replace("\r", "")
     assert "\x1b[" in output.decode()
-    for shown in ("first unfinished", "member 2 joined", "400 of 400"):
+    for shown in ("lowest unfinished", "member 2 joined", "400 of 400"):
         assert shown in text
     check_tables(text, 400)
 
@@ -185,10 +185,10 @@ def test_when_everything_is_there_nothing_falls_short() -> None:
     ("change", "sentences"),
     [
         ({"sent": 99}, ["only 99 of 100 messages were sent"]),
-        ({"missing": (7, 9)}, ["2 of 100 messages were never consumed: 7, 9"]),
+        ({"missing": (7, 9)}, ["2 of 100 messages were not consumed: 7, 9"]),
         (
             {"missing": range(30)},
-            ["30 of 100 messages were never consumed: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..."],
+            ["30 of 100 messages were not consumed: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..."],
         ),
         (
             {"queues": [QueueOutcome("0", 60, 59), QueueOutcome("retry", 4, 0)]},

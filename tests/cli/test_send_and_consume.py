@@ -79,6 +79,17 @@ def test_a_body_neither_steers_the_terminal_nor_looks_like_two_messages(broker: 
 
 
 @pytest.mark.behaviour("CM-01")
+def test_a_burst_of_signals_ends_it_all_the_same(broker: EmbeddedProcess) -> None:
+    topic = filled(broker, b"one")
+    with subprocess.Popen(consume_command(broker, topic), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"one" in process.stdout.readline()
+        for number in range(20):
+            process.send_signal(signal.SIGINT if number % 2 else signal.SIGTERM)
+        process.communicate(timeout=30)  # a hang would be the error
+
+
+@pytest.mark.behaviour("CM-01")
 def test_json_tells_bodies_that_are_no_text(broker: EmbeddedProcess) -> None:
     topic = filled(broker, b"\xff\xfe")
     command = consume_command(broker, topic, "--count", "1", "--timeout", "60", "--json")

@@ -35,7 +35,7 @@ def test_what_is_finished_behind_an_unfinished_message_is_a_hole(queue: ProcessQ
     assert snapshot.unfinished == (10, 13, 15)
     assert (snapshot.first_unfinished, snapshot.next_offset, snapshot.cached) == (10, 16, 3)
     assert snapshot.holes == (11, 12, 14)
-    assert snapshot.committed == 10
+    assert snapshot.next_commit == 10
 
 
 def test_a_hole_above_the_highest_unfinished_message_counts(queue: ProcessQueue) -> None:
@@ -49,7 +49,7 @@ def test_the_window_moves_when_its_lowest_message_is_finished(queue: ProcessQueu
     queue.remove_message(messages(11))
     committed = queue.remove_message(messages(10))
     snapshot = queue.snapshot(committed)
-    assert (snapshot.first_unfinished, snapshot.holes, snapshot.committed) == (12, (), 12)
+    assert (snapshot.first_unfinished, snapshot.holes, snapshot.next_commit) == (12, (), 12)
 
 
 @pytest.mark.parametrize("first", [0, 5])
@@ -57,7 +57,7 @@ def test_a_finished_window_ends_where_it_is_committed(queue: ProcessQueue, first
     queue.put_message(messages(first))
     committed = queue.remove_message(messages(first))
     snapshot = queue.snapshot(committed)
-    assert (snapshot.first_unfinished, snapshot.next_offset, snapshot.committed) == (first + 1,) * 3
+    assert (snapshot.first_unfinished, snapshot.next_offset, snapshot.next_commit) == (first + 1,) * 3
     assert (snapshot.cached, snapshot.holes) == (0, ())
 
 
@@ -79,7 +79,7 @@ def test_a_snapshot_is_neither_changed_by_the_window_nor_by_its_reader(queue: Pr
     queue.remove_message(messages(1, 2))
     assert snapshot.unfinished == (1, 2)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        snapshot.committed = 9
+        snapshot.next_commit = 9
 
 
 def test_a_consumer_that_does_not_run_has_no_windows() -> None:
