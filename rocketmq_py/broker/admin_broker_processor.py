@@ -71,6 +71,8 @@ class AdminBrokerProcessor:
     def update_and_create_subscription_group(self, channel: Channel, request: RemotingCommand) -> None:
         """Create or change a group; answered once it is stored."""
         fields = bodies.parse_group_config(request.body, SubscriptionGroupConfig)
+        if "groupName" not in fields:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, "The specified group is blank.")
         config = SubscriptionGroupConfig(**fields)
         try:
             names.check_group(config.groupName)

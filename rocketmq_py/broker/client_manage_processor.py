@@ -110,7 +110,9 @@ class ClientManageProcessor:
         if topic is None:
             raise BrokerError(ResponseCode.TOPIC_NOT_EXIST, f"Topic {key.topic} not exist!")
         if not 0 <= key.queue_id < topic.queues:  # upstream takes any: offsets without number
-            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"topic {key.topic} has {topic.queues} queues: {key}")
+            raise BrokerError(
+                ResponseCode.INVALID_PARAMETER, f"topic {key.topic} has {topic.queues} queues, {key.queue_id} is none"
+            )
         offset = integer(request, "commitOffset")
         if offset < 0:
             raise BrokerError(ResponseCode.SYSTEM_ERROR, f"{offset} is no offset")

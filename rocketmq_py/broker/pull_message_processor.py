@@ -59,7 +59,7 @@ class PullMessageProcessor:
 
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
-        return {RequestCode.PULL_MESSAGE: self.pull_message}
+        return {RequestCode.PULL_MESSAGE: self.pull_message, RequestCode.LITE_PULL_MESSAGE: self.pull_message}
 
     def pull_message(self, channel: Channel, request: RemotingCommand) -> RemotingCommand | None:
         """Answer a pull, or hold it while there is nothing new."""
@@ -112,7 +112,7 @@ class PullMessageProcessor:
     def _subscription(self, request: RemotingCommand, name: str, topic: str, may_broadcast: bool) -> SubscriptionData:
         fields = request.ext_fields
         if integer(request, "sysFlag", bits=32) & PullSysFlag.SUBSCRIPTION:
-            if fields.get("expressionType", TAG) != TAG:
+            if (fields.get("expressionType") or TAG) != TAG:
                 raise _no_sql()
             try:
                 return build_subscription_data(topic, fields.get("subscription"), integer(request, "subVersion", 0))

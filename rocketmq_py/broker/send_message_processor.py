@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, integer, refusal, required, success
 from rocketmq_py.broker.commit_log import CommitLog, MessageInner, Place, Stored
@@ -50,6 +51,7 @@ _V1_NAMES = {
     "i": "properties",
     "j": "reconsumeTimes",
     "l": "maxReconsumeTimes",
+    "m": "batch",
 }
 
 
@@ -100,7 +102,9 @@ class SendMessageProcessor:
             )
         if queue_id < 0:
             queue_id = random.randrange(config.writeQueueNums)
-        is_batch = request.code == RequestCode.SEND_BATCH_MESSAGE
+        is_batch = (
+            request.code == RequestCode.SEND_BATCH_MESSAGE or request.ext_fields.get("batch", "").lower() == "true"
+        )
         message = self._message(channel, request, topic, queue_id)
         if is_batch:
             messages = self._parts(message)
@@ -108,7 +112,7 @@ class SendMessageProcessor:
             self._check(message)
             messages = [self._retried(message, request) if _is_retry(topic) else message]
         messages = [self._with_delay(each) for each in messages]
-        ids = [each.properties[MessageConst.UNIQ_KEY] for each in messages]
+        transaction_id = message.properties[MessageConst.UNIQ_KEY]
 
         def stored(error: StoreError | None) -> None:
             if request.is_oneway:
@@ -120,7 +124,7 @@ class SendMessageProcessor:
                 "msgId": ",".join(self._message_id(place) for place in places),
                 "queueId": queue_id,
                 "queueOffset": places[0].queue_offset,
-                "transactionId": ids[0],
+                "transactionId": transaction_id,
                 "MSG_REGION": REGION,
                 "TRACE_ON": "true",
             }
@@ -149,7 +153,7 @@ class SendMessageProcessor:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the topic {topic} is the broker's own")
         config = self._topics.topic(topic)
         if config is None and _is_retry(topic):
-            group = self._topics.group(topic.removeprefix(names.RETRY_GROUP_TOPIC_PREFIX))
+            group = self._topics.ensure_group(topic.removeprefix(names.RETRY_GROUP_TOPIC_PREFIX))
             if group is not None:
                 config = self._topics.ensure_topic(topic, group.retryQueueNums)
         if config is None:
@@ -217,10 +221,8 @@ class SendMessageProcessor:
             raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, str(error)) from None
         messages = []
         for part in parts:
-            message = MessageInner(
-                batch.topic, batch.queue_id, part.body, self._properties(dict(part.properties)), part.flag,
-                batch.sys_flag, batch.born_timestamp, batch.born_host,
-            )  # fmt: skip
+            # As they are: upstream adds nothing of its own to the parts of a batch.
+            message = replace(batch, body=part.body, properties=dict(part.properties), flag=part.flag)
             self._check(message)
             if message.properties.get(MessageConst.DELAY_TIME_LEVEL, "0") != "0":
                 raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "messages of a batch cannot be delayed")
@@ -246,7 +248,7 @@ class SendMessageProcessor:
         consumer sends so what it has given up.
         """
         name = message.topic.removeprefix(names.RETRY_GROUP_TOPIC_PREFIX)
-        group = self._topics.group(name)
+        group = self._topics.ensure_group(name)
         if group is None:
             raise BrokerError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"subscription group not exist, {name}")
         limit = integer(request, "maxReconsumeTimes", group.retryMaxTimes, bits=32)
@@ -257,10 +259,8 @@ class SendMessageProcessor:
     def _dead(self, message: MessageInner, group: str, delay: str) -> MessageInner:
         topic = names.dlq_topic(group)
         self._topics.ensure_topic(topic, DLQ_QUEUES)
-        message.topic = topic
-        message.queue_id = 0
-        message.properties = {**message.properties, MessageConst.DELAY_TIME_LEVEL: delay}
-        return message
+        properties = {**message.properties, MessageConst.DELAY_TIME_LEVEL: delay}
+        return replace(message, topic=topic, queue_id=0, properties=properties)
 
     def consumer_send_msg_back(self, channel: Channel, request: RemotingCommand) -> RemotingCommand | None:
         """Store a failed message once more, for later. Source: AbstractSendMessageProcessor.consumerSendMsgBack."""
@@ -289,7 +289,11 @@ class SendMessageProcessor:
         if head.reconsume_times >= limit or level < 0:
             message = self._dead(message, name, delay="0")
         else:
-            self._topics.ensure_topic(message.topic, group.retryQueueNums)
+            retry_topic = self._topics.ensure_topic(message.topic, group.retryQueueNums)
+            if not retry_topic.perm & PermName.WRITE:
+                raise BrokerError(
+                    ResponseCode.NO_PERMISSION, f"the topic[{message.topic}] sending message is forbidden"
+                )
             message = self._schedule.delayed(message, level or FIRST_RETRY_LEVEL + head.reconsume_times)
 
         self._put([message], answer_when_stored(channel, request, success(request)))

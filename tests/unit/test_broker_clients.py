@@ -310,7 +310,7 @@ def test_a_topic_that_makes_no_sense_is_refused(rig: Rig, change: dict[str, obje
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        (b"", 1), (b"{}", 1), (b'{"groupName":5}', 1), (b'{"groupName":"not legal!"}', 29),
+        (b"", 1), (b"{}", 29), (b'{"groupName":5}', 1), (b'{"groupName":"not legal!"}', 29),
         (b'{"groupName":"g","retryMaxTimes":"3"}', 1), (b'{"groupName":"g","retryQueueNums":-1}', 29),
     ],
 )  # fmt: skip

@@ -106,8 +106,15 @@ def test_a_subscription_in_the_request_counts_without_a_heartbeat(rig: Rig) -> N
     client.send(b"a", properties={"TAGS": "A"})
     client.send(b"b", properties={"TAGS": "B"})
     assert found(client.pull(sysFlag=SUBSCRIPTION, subscription="B")) == (0, [b"b"], 2)
+    assert found(client.pull(sysFlag=SUBSCRIPTION, subscription="B", expressionType="")) == (0, [b"b"], 2)
     assert client.pull(sysFlag=SUBSCRIPTION, subscription="||").code == 23
     assert client.pull(sysFlag=SUBSCRIPTION, subscription="a > 1", expressionType="SQL92").code == 1
+
+
+@pytest.mark.behaviour("EB-03")
+def test_a_lite_pull_is_a_pull(client: Client) -> None:
+    bodies = fill(client, 2)
+    assert found(client.ask(361, client.pull_fields(sysFlag=16 | SUBSCRIPTION, subscription="*"))) == (0, bodies, 2)
 
 
 # Refusals.

@@ -89,6 +89,27 @@ def test_a_negative_queue_lets_the_broker_choose(client: Client) -> None:
 
 
 @pytest.mark.behaviour("EB-08")
+def test_the_mark_in_the_header_makes_a_batch_whatever_the_code(client: Client) -> None:
+    body = encode_batch([(b"one", 0, {"KEYS": "k"}), (b"two", 0, {})])
+    for code, name in ((310, "m"), (10, "batch")):
+        fields = {"b": TOPIC, "topic": TOPIC, "e": 0, "queueId": 0, name: "true"}
+        assert client.ask(code, fields, body).code == 0
+    assert [msg.body for msg in stored(client)] == [b"one", b"two"] * 2
+    assert client.send(b"no batch", m="true").code == 13
+
+
+@pytest.mark.behaviour("EB-08")
+def test_the_parts_of_a_batch_keep_their_properties_and_get_none(client: Client) -> None:
+    fields = {"b": TOPIC, "e": 0, "i": format_properties({"UNIQ_KEY": "b1,b2"}), "j": 3}
+    answer = client.ask(320, fields, encode_batch([(b"one", 0, {"KEYS": "k", "UNIQ_KEY": "b1"}), (b"two", 0, {})]))
+    assert answer.ext_fields["transactionId"] == "b1,b2"
+    first, second = stored(client)
+    assert dict(first.properties) == {"KEYS": "k", "UNIQ_KEY": "b1"}
+    assert dict(second.properties) == {}
+    assert first.reconsume_times == 3
+
+
+@pytest.mark.behaviour("EB-08")
 def test_a_batch_lies_in_one_queue_in_its_order_and_each_part_has_an_id(client: Client) -> None:
     parts = [(b"%d" % number, number, {"UNIQ_KEY": f"u{number}", "KEYS": f"k{number}"}) for number in range(3)]
     fields = {"a": "p", "b": TOPIC, "c": "TBW102", "d": 4, "e": 1, "f": 0, "g": 1, "h": 0, "i": "", "m": "true"}
@@ -129,7 +150,7 @@ def test_the_first_send_creates_a_topic_with_as_many_queues_as_asked_at_most_8(r
         ({"properties": {"TIMER_DELAY_SEC": "5"}}, 13),
         ({"properties": {"long": "x" * 32_768}}, 13),
         ({"h": "x"}, 1),
-        ({"topic": "%RETRY%unknown"}, 26),
+        ({"topic": "%RETRY%not legal"}, 29),
     ],
 )
 def test_a_message_that_cannot_be_taken_is_refused_by_its_code(
@@ -338,6 +359,14 @@ def test_the_limit_of_the_group_counts_when_the_request_names_none(rig: Rig, cli
 
 
 @pytest.mark.behaviour("EB-12")
+def test_a_retry_topic_that_may_not_be_written_refuses(rig: Rig, client: Client) -> None:
+    rig.create_topic(RETRY, perm=4)
+    client.send(b"failing")
+    (msg,) = stored(client)
+    assert send_back(client, msg) == 16
+
+
+@pytest.mark.behaviour("EB-12")
 def test_without_retry_queues_a_message_sent_back_is_discarded(rig: Rig, client: Client) -> None:
     client.ask(200, body=f'{{"groupName":"{GROUP}","retryQueueNums":0}}'.encode())
     client.send(b"failing")
@@ -366,6 +395,12 @@ def test_a_message_sent_to_the_retry_topic_is_dead_when_it_failed_more_often_tha
     rig.loop.advance(1_000)
     (msg,) = stored(client, DLQ if dead else RETRY)
     assert (msg.reconsume_times, msg.get_property("DELAY")) == (times, "-1" if dead else "1")
+
+
+@pytest.mark.behaviour("EB-13")
+def test_a_send_to_the_retry_topic_of_a_group_nobody_knows_creates_both(client: Client) -> None:
+    assert client.send(b"again", "%RETRY%unknown").code == 0
+    assert [msg.body for msg in stored(client, "%RETRY%unknown")] == [b"again"]
 
 
 @pytest.mark.behaviour("EB-13")
