@@ -46,7 +46,7 @@ class Reply:
 class Wire:
     """One remoting connection."""
 
-    def __init__(self, addr: str, timeout_s: float = 5.0) -> None:
+    def __init__(self, addr: str, timeout_s: float = 20.0) -> None:
         host, port = addr.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout_s)
         self._opaque = itertools.count(1)

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from rocketmq_py.consumer.process_queue import WindowSnapshot
 
-LINES_BESIDE_EVENTS = 20
-EVENTS_MIN, EVENTS_MAX = 4, 12
+LINES_BESIDE_EVENTS = 19
+EVENTS_MIN, EVENTS_MAX, EVENTS_FREQUENT = 5, 12, 2
 COLUMNS_BESIDE_STRIP = 64
 """Of the live table, with offsets of five digits and `` +9999`` behind the strip."""
 STRIP_MIN, STRIP_MAX = 12, 64
@@ -189,17 +189,19 @@ class LiveView:
         self._console = console
         self._live = live
         self._lock = threading.Lock()
-        self._events: deque[str] = deque(maxlen=EVENTS_MAX)
+        self._rare: deque[str] = deque(maxlen=EVENTS_MAX)
+        self._frequent: deque[str] = deque(maxlen=EVENTS_FREQUENT)  # apart: they would drive the others out at once
 
     def tell(self, events: Iterable[Event]) -> None:
         """Note for the next drawing."""
         with self._lock:
-            self._events.extend(event.text for event in events)
+            for event in events:
+                (self._frequent if event.kind else self._rare).append(event.text)
 
     def show(self, picture: Picture) -> None:
-        """Draw."""
+        """Put what was told and the picture on the terminal."""
         with self._lock:
-            events = list(self._events)
+            events = [*self._rare, *self._frequent]
         self._live.update(drawing(picture, events, *self._console.size), refresh=True)
 
 
