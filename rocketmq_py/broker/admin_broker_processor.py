@@ -42,12 +42,7 @@ class AdminBrokerProcessor:
     def update_and_create_topic(self, channel: Channel, request: RemotingCommand) -> None:
         """Create or change a topic; answered once it is stored."""
         name = required(request, "topic")
-        try:
-            names.check_topic(name)
-        except ConfigError as error:
-            raise BrokerError(ResponseCode.INVALID_PARAMETER, str(error)) from None
-        if self._topics.is_system_topic(name):
-            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the topic {name} is the broker's own")
+        self._topics.check_name(name)
         read, write = integer(request, "readQueueNums", bits=32), integer(request, "writeQueueNums", bits=32)
         perm = integer(request, "perm", READ_WRITE, bits=32)
         if not (0 < read <= QUEUES_MAX and 0 < write <= QUEUES_MAX and 0 <= perm <= PERM_MAX):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -31,6 +32,8 @@ class Channel(Protocol):
         """End the connection."""
         ...
 
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 
 Handler = Callable[[Channel, RemotingCommand], RemotingCommand | None]
 """Answers a request; None when the answer comes later or never. Raises ``BrokerError`` to refuse."""
@@ -75,10 +78,7 @@ def integer(request: RemotingCommand, name: str, default: int | None = None, bit
     text = request.ext_fields.get(name)
     if text is None and default is not None:
         return default
-    try:
-        value = int(text or "")
-    except ValueError:
-        value = 1 << bits
+    value = int(text) if text is not None and _INTEGER.fullmatch(text) else 1 << bits
     if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
         raise BrokerError(ResponseCode.SYSTEM_ERROR, f"the custom field <{name}> is no integer: {text!r:.100}")
     return value

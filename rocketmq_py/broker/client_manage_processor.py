@@ -19,6 +19,11 @@ from rocketmq_py.model.subscription import TAG
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 
+BODY_MAX_BYTES = 1024 * 1024
+"""Of heartbeats and lock requests: others wait while one is read. Those of thousands of queues are smaller."""
+
+CLIENT_ID_MAX_LENGTH = 1_024
+
 
 class ClientManageProcessor:
     """What members of groups ask for. On the loop's thread only."""
@@ -53,7 +58,9 @@ class ClientManageProcessor:
 
     def heart_beat(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Note who consumes what; makes groups and their retry topics."""
-        client_id, consumers = bodies.parse_heartbeat(request.body)
+        client_id, consumers = bodies.parse_heartbeat(_bounded(request))
+        if len(client_id) > CLIENT_ID_MAX_LENGTH:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the client id is longer than {CLIENT_ID_MAX_LENGTH}")
         for data in consumers:
             group = self._topics.ensure_group(data.group)
             if group is None:
@@ -73,7 +80,7 @@ class ClientManageProcessor:
 
     def check_client_config(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Say whether a subscription can be served."""
-        if bodies.parse_expression_type(request.body) != TAG:
+        if bodies.parse_expression_type(_bounded(request)) != TAG:
             raise BrokerError(
                 ResponseCode.SYSTEM_ERROR, "The broker does not support consumer to filter message by SQL92"
             )
@@ -125,12 +132,20 @@ class ClientManageProcessor:
 
     def lock_batch_mq(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Lock queues for an orderly consumer; answers which it holds."""
-        wanted = bodies.parse_lock_batch(request.body)
+        wanted = bodies.parse_lock_batch(_bounded(request))
         held = self._locks.try_lock_batch(wanted.group, wanted.mqs, wanted.client_id)
         return success(request, body=bodies.encode_locked(held))
 
     def unlock_batch_mq(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Give locks back."""
-        wanted = bodies.parse_lock_batch(request.body)
+        wanted = bodies.parse_lock_batch(_bounded(request))
         self._locks.unlock_batch(wanted.group, wanted.mqs, wanted.client_id)
         return success(request)
+
+
+def _bounded(request: RemotingCommand) -> bytes:
+    if len(request.body) > BODY_MAX_BYTES:
+        raise BrokerError(
+            ResponseCode.INVALID_PARAMETER, f"a body of {len(request.body)} bytes, this broker reads {BODY_MAX_BYTES}"
+        )
+    return request.body

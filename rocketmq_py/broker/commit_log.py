@@ -24,6 +24,9 @@ from rocketmq_py.remoting.message_codec import encode_stored
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 """Bodies that wait for their commit; above, sends are refused. Senders wait for answers, so few get there."""
 
+BUSY_RETRY_MS = 20
+"""While another program writes to the store, what waits goes on waiting and is tried again after this."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -245,11 +248,19 @@ class CommitLog:
 
     def _flush(self) -> None:
         self._flush_is_due = False
+        error = self.failure
+        if error is None and self._pending:
+            try:
+                if not self._store.begin():
+                    self._flush_is_due = True
+                    self._loop.call_later(BUSY_RETRY_MS, self._flush)
+                    return
+            except StoreError as failure:
+                error = failure
         changes, self._pending = self._pending, Changes()
         waiting, self._waiting = self._waiting, []
         arrivals, self._arrivals = self._arrivals, []
         flushed_bytes, last_id = self._pending_bytes, self._next_id - 1
-        error = self.failure
         if error is None and changes:
             try:
                 self._store.write(changes)

@@ -7,7 +7,7 @@ import logging
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rocketmq_py.broker.broker_controller import BrokerController
 from rocketmq_py.broker.store import MessageStore
@@ -72,11 +72,16 @@ class EmbeddedBroker:
         if self._running is not None:
             raise IllegalStateError(f"the broker on {self._directory} is running already")
         loop = ServerLoop(self._runtime, "EmbeddedBroker")
+        running: _Running | None = None
         try:
             running = _Running(self._runtime, loop, self._ports)
             loop.run(running.start(self._directory, self._delay_levels_ms, self._synchronous), START_TIMEOUT_MS)
         except BaseException:
-            loop.stop()
+            try:
+                if running is not None:  # Ctrl-C, perhaps: what was opened meanwhile is closed all the same
+                    loop.run(running.abandon(), STOP_TIMEOUT_MS)
+            finally:
+                loop.stop()
             raise
         self._running = running
         _log.info("broker on %s: name server %s, broker %s", self._directory, self.namesrv_addr, self.broker_addr)
@@ -123,6 +128,8 @@ class _Running:
     def __init__(self, runtime: Runtime, loop: ServerLoop, ports: tuple[int, int]) -> None:
         self.loop = loop
         self._clock = runtime.clock
+        self._starting: asyncio.Task[Any] | None = None
+        self._started = False
         with ExitStack() as bound:
             self._sockets = [bound.enter_context(bind(HOST, port)) for port in ports]
             bound.pop_all()
@@ -130,6 +137,21 @@ class _Running:
 
     async def start(self, directory: Path, delay_levels_ms: list[int], synchronous: bool) -> None:
         """Open the store, then serve."""
+        self._starting = asyncio.current_task()
+        await self._start(directory, delay_levels_ms, synchronous)
+        self._started = True
+
+    async def abandon(self) -> None:
+        """End a start that nobody waits for any more."""
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        if self._started:
+            await self.stop()
+        for sock in self._sockets:
+            sock.close()
+
+    async def _start(self, directory: Path, delay_levels_ms: list[int], synchronous: bool) -> None:
         with ExitStack() as on_failure:
             for sock in self._sockets:
                 on_failure.enter_context(sock)
@@ -150,7 +172,11 @@ class _Running:
         for server in self._servers:
             server.stop()
         stored = asyncio.get_running_loop().create_future()
-        self._controller.when_stored(lambda: stored.set_result(None))
+
+        def done() -> None:
+            self.loop.end_timers()  # in the same moment: a timer in between would write to a closed store
+            stored.set_result(None)
+
+        self._controller.when_stored(done)
         await stored
-        self.loop.end_timers()
         self._store.close()

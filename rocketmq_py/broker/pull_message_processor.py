@@ -23,6 +23,7 @@ BATCH_MAX_COUNT = 32
 """Messages per pull. Source: maxTransferCountOnMessageInMemory."""
 BATCH_MAX_BYTES = 256 * 1024
 """Source: maxTransferBytesOnMessageInMemory. The first message goes out whatever its size."""
+EXPRESSION_MAX_LENGTH = 32_767
 SCAN_MAX_COUNT = 800
 """Messages looked at per pull when it filters: one pull must not keep the others waiting."""
 
@@ -114,6 +115,8 @@ class PullMessageProcessor:
         if integer(request, "sysFlag", bits=32) & PullSysFlag.SUBSCRIPTION:
             if (fields.get("expressionType") or TAG) != TAG:
                 raise _no_sql()
+            if len(fields.get("subscription", "")) > EXPRESSION_MAX_LENGTH:
+                raise BrokerError(ResponseCode.SUBSCRIPTION_PARSE_FAILED, "the expression is too long")
             try:
                 return build_subscription_data(topic, fields.get("subscription"), integer(request, "subVersion", 0))
             except ConfigError as error:

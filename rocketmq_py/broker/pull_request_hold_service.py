@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
@@ -51,7 +52,9 @@ class PullRequestHoldService:
         self._clock = clock
         self._max_offset = max_offset
         self._answer = answer
-        self._held: dict[QueueKey, list[HeldPull]] = {}
+        self._held: dict[QueueKey, dict[int, HeldPull]] = {}  # by a number of its own, in order
+        self._places: dict[Channel, dict[int, QueueKey]] = {}  # so that a connection's end finds its own at once
+        self._numbers = itertools.count()
         self._count = 0
 
     def start(self) -> None:
@@ -62,7 +65,9 @@ class PullRequestHoldService:
         """Hold a pull; False when too many are held already."""
         if self._count >= HELD_MAX_COUNT:
             return False
-        self._held.setdefault(key, []).append(pull)
+        number = next(self._numbers)
+        self._held.setdefault(key, {})[number] = pull
+        self._places.setdefault(pull.channel, {})[number] = key
         self._count += 1
         return True
 
@@ -77,8 +82,15 @@ class PullRequestHoldService:
 
     def channel_closed(self, channel: Channel) -> None:
         """Forget what a connection waits for."""
-        for key in list(self._held):
-            self._take(key, lambda pull: pull.channel is channel)
+        for number, key in self._places.pop(channel, {}).items():
+            self._remove(key, number)
+
+    def _remove(self, key: QueueKey, number: int) -> None:
+        held = self._held[key]
+        del held[number]
+        if not held:
+            del self._held[key]
+        self._count -= 1
 
     def _sweep(self) -> None:
         self._loop.call_later(SWEEP_INTERVAL_MS, self._sweep)
@@ -91,16 +103,14 @@ class PullRequestHoldService:
             self._answer(pull)
 
     def _take(self, key: QueueKey, condition: Callable[[HeldPull], bool]) -> list[HeldPull]:
-        taken: list[HeldPull] = []
-        left: list[HeldPull] = []
-        for pull in self._held[key]:
-            (taken if condition(pull) else left).append(pull)
-        if left:
-            self._held[key] = left
-        else:
-            del self._held[key]
-        self._count -= len(taken)
-        return taken
+        taken = [(number, pull) for number, pull in self._held[key].items() if condition(pull)]
+        for number, pull in taken:
+            self._remove(key, number)
+            places = self._places[pull.channel]
+            del places[number]
+            if not places:
+                del self._places[pull.channel]
+        return [pull for _, pull in taken]
 
 
 def _wants_one_of(tags_codes: Set[int]) -> Callable[[HeldPull], bool]:

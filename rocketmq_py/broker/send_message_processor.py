@@ -24,6 +24,9 @@ from rocketmq_py.remoting.message_codec import PROPERTIES_MAX_BYTES, decode_batc
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Source: MessageStoreConfig.maxMessageSize."""
 
+BATCH_MAX_COUNT = 10_000
+"""Messages of a batch: others must not wait long behind it."""
+
 REGION = "DefaultRegion"
 
 DLQ_QUEUES = 1
@@ -145,12 +148,7 @@ class SendMessageProcessor:
 
     def _topic_to_send_to(self, topic: str, request: RemotingCommand) -> TopicConfig:
         """Source: AbstractSendMessageProcessor.msgCheck, TopicConfigManager.createTopicInSendMessageMethod."""
-        try:
-            names.check_topic(topic)
-        except ConfigError as error:
-            raise BrokerError(ResponseCode.INVALID_PARAMETER, str(error)) from None
-        if self._topics.is_system_topic(topic):
-            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the topic {topic} is the broker's own")
+        self._topics.check_name(topic)
         config = self._topics.topic(topic)
         if config is None and _is_retry(topic):
             group = self._topics.ensure_group(topic.removeprefix(names.RETRY_GROUP_TOPIC_PREFIX))
@@ -219,6 +217,10 @@ class SendMessageProcessor:
             parts = decode_batch(batch.body)
         except ProtocolError as error:
             raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, str(error)) from None
+        if len(parts) > BATCH_MAX_COUNT:
+            raise BrokerError(
+                ResponseCode.MESSAGE_ILLEGAL, f"a batch of {len(parts)} messages, this broker takes {BATCH_MAX_COUNT}"
+            )
         messages = []
         for part in parts:
             # As they are: upstream adds nothing of its own to the parts of a batch.
@@ -283,7 +285,7 @@ class SendMessageProcessor:
         properties.setdefault(MessageConst.ORIGIN_MESSAGE_ID, self._message_id(Place(0, offset)))
         properties[MessageConst.WAIT_STORE_MSG_OK] = "false"
         message = MessageInner(
-            names.retry_topic(name), random.randrange(group.retryQueueNums), original.body, properties, head.flag,
+            names.retry_topic(name), 0, original.body, properties, head.flag,
             head.sys_flag, head.born_timestamp, head.born_host, head.reconsume_times + 1,
         )  # fmt: skip
         if head.reconsume_times >= limit or level < 0:
@@ -294,7 +296,10 @@ class SendMessageProcessor:
                 raise BrokerError(
                     ResponseCode.NO_PERMISSION, f"the topic[{message.topic}] sending message is forbidden"
                 )
-            message = self._schedule.delayed(message, level or FIRST_RETRY_LEVEL + head.reconsume_times)
+            # Of the topic, not of the group: the group may have been given more queues since, which nobody reads.
+            queue_id = random.randrange(min(retry_topic.readQueueNums, retry_topic.writeQueueNums))
+            level = level or max(1, FIRST_RETRY_LEVEL + head.reconsume_times)
+            message = self._schedule.delayed(replace(message, queue_id=queue_id), level)
 
         self._put([message], answer_when_stored(channel, request, success(request)))
         return None

@@ -7,7 +7,7 @@ Files in the store's directory:
   would let it damage the whole file.
 - ``last_id``: the highest committed row id as text, written after the commit and never synced: a lower bound. SQLite
   forgets the rest of a damaged WAL in silence; fewer rows than this number tell.
-- ``lock``: an empty SQLite file on which the running broker holds an exclusive lock; it goes when the process ends.
+- ``lock``: an empty file on which the running broker holds an exclusive lock; it goes when the process ends.
 
 A row's id is the message's physical offset. Its data are the bytes that go to consumers, so a pull only copies them,
 and a CRC over them and their place is checked whenever they are read.
@@ -134,31 +134,46 @@ class MessageStore:
         self._synchronous = synchronous
         with self._clear_errors("open"), contextlib.ExitStack() as opened:
             _make(directory)
-            self._lock = opened.enter_context(contextlib.closing(self._locked()))
+            opened.enter_context(contextlib.closing(self._locked()))
             self._writer = opened.enter_context(contextlib.closing(self._connect(vfs)))
             # The last one to close folds the WAL into the file and deletes it. Not in a store that we refuse: somebody
             # may still want to look at it.
             self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._set_up()
+            self._writer.set_busy_timeout(0)  # from here on ``begin`` says so, and is tried again
             self._reader = opened.enter_context(contextlib.closing(self._connect(vfs)))
             self._read = _untyped(self._reader.cursor().execute)
             (self.last_id,) = self._row("SELECT coalesce(max(id), 0) FROM message") or (0,)
             self._last_id_file = self._check_last_id()
             opened.callback(self._last_id_file.close)
             self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            self._files = self._identities()
             self._opened = opened.pop_all()
 
     # Opening and closing.
 
-    def _locked(self) -> apsw.Connection:
-        with contextlib.ExitStack() as on_failure:
-            lock = on_failure.enter_context(contextlib.closing(apsw.Connection(str(self._directory / "lock"))))
+    def _locked(self) -> Any:
+        in_use = StoreError(f"the store {self._directory} is in use by another broker: end it first")
+        path = self._directory / "lock"
+        try:
+            import fcntl
+        except ImportError:  # not POSIX
+            lock = apsw.Connection(str(path))
             try:
                 lock.execute("BEGIN EXCLUSIVE")
-            except apsw.BusyError:
-                raise StoreError(f"the store {self._directory} is in use by another broker: end it first") from None
-            on_failure.pop_all()
-        return lock
+            except apsw.Error as error:
+                lock.close()
+                raise (in_use if isinstance(error, apsw.BusyError) else error) from None
+            return lock
+        # Belongs to this open file: a copy of the directory, made by this very process, does not undo it, as it undoes
+        # the locks that SQLite takes.
+        file = open(path, "ab")  # noqa: SIM115 - closed with the store
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise in_use from None
+        return file
 
     def _connect(self, vfs: str | None) -> apsw.Connection:
         connection = apsw.Connection(str(self._directory / "store.db"), vfs=vfs)
@@ -214,13 +229,29 @@ class MessageStore:
         with self._clear_errors("close"):
             self._opened.close()
 
+    def _identities(self) -> list[tuple[int, int]]:
+        """Which files these are, whatever their names; one that is not there is left out."""
+        found = []
+        for name in ("store.db", "store.db-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(self._directory / name)
+                found.append((status.st_dev, status.st_ino))
+        return found
+
     # Writing.
 
-    def write(self, changes: Changes) -> None:
-        """Begin a transaction and put the changes into it; ``commit`` or ``rollback`` must follow."""
+    def begin(self) -> bool:
+        """Begin a transaction; False while another program writes to the store (sqlite3, a backup)."""
         with self._clear_errors("write to"):
-            execute = self._writer.execute
-            execute("BEGIN IMMEDIATE")
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                return False
+            return True
+
+    def write(self, changes: Changes) -> None:
+        """Put changes into the transaction; ``commit`` or ``rollback`` must follow."""
+        with self._clear_errors("write to"):
             many = self._writer.executemany
             many("INSERT INTO queue VALUES (?, ?, ?)", [(row, *key) for row, key in changes.queues.items()])
             many("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?)", changes.rows)
@@ -236,6 +267,8 @@ class MessageStore:
         """Make what was written durable; ``last_id`` is the highest row id in it."""
         with self._clear_errors("write to"):
             self._writer.execute("COMMIT")
+            if self._identities() != self._files:
+                raise StoreError(f"the files of the store {self._directory} were removed or replaced while it was open")
             if self._synchronous and last_id > self.last_id:
                 self._last_id_file.seek(0)
                 self._last_id_file.write(b"%020d" % last_id)

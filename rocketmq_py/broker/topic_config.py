@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from rocketmq_py.broker.commit_log import CommitLog, Stored
 from rocketmq_py.broker.store import MessageStore
-from rocketmq_py.errors import BrokerError
+from rocketmq_py.errors import BrokerError, ConfigError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import PermName, ResponseCode
 
@@ -21,6 +21,9 @@ SCHEDULE_TOPIC = "SCHEDULE_TOPIC_XXXX"
 DEFAULT_TEMPLATE_QUEUES = 8
 QUEUES_MAX = 1_024
 """Queues that a topic may have here; upstream sets no limit."""
+
+TOPIC_MAX_LENGTH = 255
+"""Also for retry and dead-letter topics. Source: TopicValidator, RETRY_OR_DLQ_TOPIC_MAX_LENGTH."""
 
 NAMES_MAX = 20_000
 """Topics and groups, each: their names come over the wire. Upstream sets no limit."""
@@ -80,9 +83,21 @@ class TopicConfigManager:
         """Names of all topics, those of the system too."""
         return sorted({*self._topics, *_SYSTEM_TOPICS})
 
-    def is_system_topic(self, name: str) -> bool:
-        """Whether clients may neither send to it nor change it."""
-        return name in _SYSTEM_TOPICS
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Refuse topics that clients may neither send to nor create.
+
+        Raises:
+            BrokerError: it is not legal, or the broker's own.
+        """
+        try:
+            names.check_topic(name)
+        except ConfigError as error:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, str(error)) from None
+        if len(name) > TOPIC_MAX_LENGTH:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the topic is longer than {TOPIC_MAX_LENGTH}")
+        if name in _SYSTEM_TOPICS:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the topic {name} is the broker's own")
 
     def put_topic(self, config: TopicConfig, stored: Stored) -> None:
         """Create or change a topic.

@@ -122,8 +122,12 @@ def _parsed_subscription(fields: Mapping[Any, Any]) -> SubscriptionData:
     return SubscriptionData(
         topic=_field(fields, "topic", str),
         sub_string=_field(fields, "subString", str),
-        tags_set=frozenset(_checked(tag, str, "a tag") for tag in fields.get("tagsSet") or ()),
-        code_set=frozenset(_checked(code, int, "a tag's hash") for code in fields.get("codeSet") or ()),
+        tags_set=frozenset(
+            _checked(tag, str, "a tag") for tag in _checked(fields.get("tagsSet") or [], list, "tagsSet")
+        ),
+        code_set=frozenset(
+            _checked(code, int, "a tag's hash") for code in _checked(fields.get("codeSet") or [], list, "codeSet")
+        ),
         sub_version=_field(fields, "subVersion", int),
         expression_type=str(fields.get("expressionType") or TAG),
     )

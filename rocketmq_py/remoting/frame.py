@@ -40,6 +40,9 @@ _ONEWAY_FLAG = 2
 _BINARY_CODE_MAX = 32_767
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
 
+RESTING_BYTES = 256 * 1024
+"""Several replies to pulls arrive in one read."""
+
 _HTTP = int.from_bytes(b"HTTP", "big")  # how an HTTP server's answer begins
 _LENGTHS = struct.Struct(">II")  # of the frame; the header's kind and length in one integer
 _BINARY_HEAD = struct.Struct(">hBhii")  # code, language, version, opaque, flag
@@ -184,23 +187,24 @@ class FrameReader:
 
     Args:
         frame_max_bytes: largest frame accepted, its length field included.
+        resting_bytes: size of the buffer while no large frame comes.
     """
 
-    _RESTING_BYTES = 256 * 1024  # several replies to pulls arrive in one read
     _KEPT_BYTES = 1024 * 1024  # replies to pulls mostly fit: a buffer of this size is not given back
     _ROOM_BYTES = 32 * 1024  # least room offered to the socket
 
-    def __init__(self, frame_max_bytes: int = FRAME_MAX_BYTES) -> None:
+    def __init__(self, frame_max_bytes: int = FRAME_MAX_BYTES, resting_bytes: int = RESTING_BYTES) -> None:
         self._frame_max_bytes = frame_max_bytes
+        self._resting_bytes = resting_bytes
         self._start = 0  # of what has not been taken yet
         self._end = 0  # of what has arrived
-        self._view = memoryview(bytearray(self._RESTING_BYTES))
+        self._view = memoryview(bytearray(resting_bytes))
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes belong; of any size above 0. Valid until the next call."""
         waiting, capacity = self._end - self._start, len(self._view)
-        if capacity > self._KEPT_BYTES and waiting <= self._RESTING_BYTES // 2:
-            self._move_to(memoryview(bytearray(self._RESTING_BYTES)))
+        if capacity > self._KEPT_BYTES and waiting <= self._resting_bytes // 2:
+            self._move_to(memoryview(bytearray(self._resting_bytes)))
         elif waiting == 0:
             self._start = self._end = 0
         elif capacity - self._end < self._ROOM_BYTES:

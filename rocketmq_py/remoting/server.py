@@ -13,8 +13,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from rocketmq_py.clock import Clock
-from rocketmq_py.errors import ConnectError, ProtocolError
+from rocketmq_py.errors import ConfigError, ConnectError, ProtocolError
+from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.message import pack_host
+from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.frame import FrameReader, RemotingCommand, encode
 from rocketmq_py.runtime import Runtime, WorkerPool
 
@@ -27,8 +29,12 @@ JOIN_MS = 5_000
 """How long an end waits for a thread that is in the middle of something."""
 
 CONNECTIONS_MAX = 10_000
-BACKLOG = 1_024
+BACKLOG = 128
 """Connections that wait to be accepted."""
+BURST_MAX = 32
+"""Requests of one connection that are answered in a row."""
+RESTING_BYTES = 64 * 1024
+"""Buffer of an idle connection: there may be thousands."""
 
 WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_MAX_BYTES = 64 * 1024 * 1024
@@ -58,9 +64,10 @@ class ServerChannel(asyncio.BufferedProtocol):
         self._server = server
         self._service = service
         self._clock = clock
-        self._reader = FrameReader()
+        self._reader = FrameReader(resting_bytes=RESTING_BYTES)
         self._transport: asyncio.Transport | None = None
-        self._paused = False
+        self._paused = False  # the client does not read
+        self._behind = False  # requests of its wait for their turn
         self.active_ms = clock.monotonic_ms()
         self.remote_address = "?"
         self.remote_host = bytes(8)
@@ -90,12 +97,29 @@ class ServerChannel(asyncio.BufferedProtocol):
         self._serve()
 
     def _serve(self) -> None:
+        """Look at some requests; the others wait until the other connections had their turn."""
+        self._behind = False
         try:
-            while not self._paused and (command := self._reader.next_frame()) is not None:
+            for _ in range(BURST_MAX):
+                if self._paused:
+                    return
+                command = self._reader.next_frame()
+                if command is None:
+                    self._read_on()
+                    return
                 self._service.on_request(self, command)
         except ProtocolError as error:
             _log.warning("%s does not speak the protocol, its connection is closed: %s", self.remote_address, error)
             self.close()
+            return
+        self._behind = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._serve)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         """The client does not read: nothing more is read from it, nor is what has been read already looked at."""
@@ -106,9 +130,8 @@ class ServerChannel(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """It has caught up."""
         self._paused = False
-        self._serve()
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if not self._behind:
+            self._serve()
 
     def connection_lost(self, error: Exception | None) -> None:
         """See ``asyncio``."""
@@ -126,7 +149,11 @@ class ServerChannel(asyncio.BufferedProtocol):
             transport.abort()
             return
         self.active_ms = self._clock.monotonic_ms()
-        transport.write(encode(command))
+        try:
+            frame = encode(command)
+        except ConfigError as error:
+            frame = encode(RemotingCommand.response(command.opaque, ResponseCode.SYSTEM_ERROR, f"{error}"))
+        transport.write(frame)
 
     def close(self) -> None:
         """End the connection without waiting for what is unsent."""
@@ -198,6 +225,8 @@ class ServerLoop:
     def __init__(self, runtime: Runtime, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._timers_ended = False
+        self._errors = RateLimitedLog(runtime.clock, _log)
+        self._loop.set_exception_handler(self._on_error)
         self._blocking: WorkerPool[Callable[[], None]] = runtime.worker_pool(f"{name}Commit", 1, lambda work: work())
         self._thread = runtime.start_thread(name, self._run)
 
@@ -206,6 +235,12 @@ class ServerLoop:
             self._loop.run_forever()
         finally:
             self._loop.close()
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody caught; often the same again and again, as when there are no file descriptors left."""
+        message = str(context.get("message"))
+        error = context.get("exception")
+        self._errors.warning(message, "%s: %s", message, error, with_traceback=not isinstance(error, OSError | None))
 
     def call_soon(self, job: Callable[[], None]) -> None:
         """See ``broker.loop.Loop``."""

@@ -208,12 +208,19 @@ class InlineLoop:
 
     def __init__(self) -> None:
         self._jobs: deque[Callable[[], None]] = deque()
+        self._later: list[Callable[[], None]] = []
 
     def call_soon(self, job: Callable[[], None]) -> None:
         self._jobs.append(job)
 
     def call_later(self, delay_ms: int, job: Callable[[], None]) -> None:
-        raise AssertionError("nothing here waits")
+        self._later.append(job)
+
+    def run_later(self) -> None:
+        """Run what was to come later, as if its time had come."""
+        later, self._later = self._later, []
+        self._jobs.extend(later)
+        self.run()
 
     def run_blocking(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
         error: Exception | None = None

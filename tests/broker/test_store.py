@@ -255,14 +255,13 @@ def test_the_database_of_another_program_is_refused_and_left_alone(directory: Pa
 
 
 @pytest.mark.behaviour("ES-06")
-@pytest.mark.parametrize("name", ["store.db", "lock"])
-def test_a_file_that_is_no_database_is_refused_and_left_alone(directory: Path, name: str) -> None:
+def test_a_file_that_is_no_database_is_refused_and_left_alone(directory: Path) -> None:
     directory.mkdir()
     content = b"holiday pictures\n" * 10_000
-    (directory / name).write_bytes(content)
+    (directory / "store.db").write_bytes(content)
     with pytest.raises(StoreError, match=r"not a database.*give another directory"):
         MessageStore(directory)
-    assert (directory / name).read_bytes() == content
+    assert (directory / "store.db").read_bytes() == content
 
 
 @pytest.mark.behaviour("ES-06")
@@ -575,14 +574,40 @@ def test_a_failed_checkpoint_costs_nothing(directory: Path, monkeypatch: pytest.
 
 
 @pytest.mark.behaviour("ES-09")
-def test_a_short_write_of_somebody_else_is_waited_for(directory: Path) -> None:
+def test_a_write_of_somebody_else_is_waited_for_and_nothing_is_refused(directory: Path) -> None:
     with opened(directory) as rig, closing(apsw.Connection(str(directory / "store.db"))) as other:
         fill(rig, 1)
         other.execute("BEGIN IMMEDIATE")
-        end = threading.Timer(0.2, lambda: other.execute("ROLLBACK"))
-        end.start()
-        assert rig.put(b"more") is None
-        end.join()
+        told: list[StoreError | None] = []
+        for body in (b"while it writes", b"still"):
+            rig.log.put([MessageInner("topic", 0, body, {})], told.append)
+            rig.loop.run()
+            rig.loop.run_later()
+        assert told == []
+        other.execute("ROLLBACK")
+        rig.loop.run_later()
+        assert told == [None, None]
+
+
+@pytest.mark.behaviour("ES-09")
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_store_whose_files_were_taken_away_acknowledges_nothing_more(directory: Path, how: str) -> None:
+    with opened(directory) as rig:
+        fill(rig, 3)
+        for name in ("store.db", "store.db-wal", "store.db-shm"):
+            (directory / name).rename(directory / f"{name}.away")
+            if how == "replaced":
+                shutil.copy(directory / f"{name}.away", directory / name)
+        assert "removed or replaced" in str(rig.put(b"lost"))
+
+
+@pytest.mark.behaviour("ES-05")
+def test_a_copy_of_the_directory_by_the_same_process_does_not_undo_the_lock(directory: Path, tmp_path: Path) -> None:
+    with opened(directory) as rig:
+        fill(rig, 3)
+        shutil.copytree(directory, tmp_path / "copy")
+        with pytest.raises(StoreError, match="in use by another broker"):
+            MessageStore(directory)
 
 
 # Size and threads.

@@ -6,15 +6,18 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rocketmq_py import DefaultMQProducer, Message
 from rocketmq_py.broker.embedded_broker import EmbeddedBroker
 from rocketmq_py.errors import IllegalStateError
+from rocketmq_py.remoting import frame as frame_module
 from rocketmq_py.remoting import server as server_module
+from rocketmq_py.remoting.server import ServerLoop
 from tests.administration import Wire, call
 from tests.io.server import encode_ask, eventually, stays
 
@@ -185,6 +188,71 @@ def test_an_end_while_many_send_answers_or_hangs_up_on_each_and_loses_no_answere
         end = int(call(again.broker_addr, 30, {"topic": TOPIC, "queueId": 0}).ext["offset"])
     assert len(set(answered)) == len(answered)
     assert max(answered) < end
+
+
+@pytest.mark.behaviour("EB-21")
+def test_an_answer_too_large_for_a_frame_is_an_error_and_the_connection_lives(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_module, "FRAME_MAX_BYTES", 100_000)
+    with DefaultMQProducer("producers", namesrv_addr=broker.namesrv_addr) as producer:
+        sent = producer.send(Message(TOPIC, os.urandom(50_000)), timeout_ms=5_000)
+        for _ in range(3):
+            producer.send(Message(TOPIC, os.urandom(50_000)), timeout_ms=5_000)
+    fields = {
+        "consumerGroup": "g", "topic": TOPIC, "queueId": 0, "queueOffset": 0, "maxMsgNums": 32, "sysFlag": 4,
+        "commitOffset": 0, "suspendTimeoutMillis": 0, "subscription": "*", "subVersion": 0,
+    }  # fmt: skip
+    assert sent.queue_offset == 0
+    with Wire(broker.broker_addr) as wire:
+        reply = wire.call(11, fields)
+        assert (reply.code, "bytes" in reply.remark) == (1, True)
+        assert wire.call(30, {"topic": TOPIC, "queueId": 0}).code == 0
+
+
+@pytest.mark.behaviour("EB-21")
+def test_one_client_with_very_many_requests_does_not_keep_the_others_waiting_for_all_of_them(
+    broker: EmbeddedBroker,
+) -> None:
+    ask = encode_ask(30, 7, {"topic": TOPIC, "queueId": "0"})
+    with connect(broker) as greedy, Wire(broker.broker_addr) as modest:
+        answered = threading.Event()
+
+        def read_answers() -> None:
+            left = 5_000
+            while left:
+                left -= greedy.recv(65_536).count(b'"opaque":7')
+            answered.set()
+
+        reading = threading.Thread(target=read_answers, daemon=True)
+        reading.start()
+        greedy.sendall(ask * 5_000)
+        before = 0
+        while not answered.is_set():
+            modest.call(30, {"topic": TOPIC, "queueId": 0})
+            before += 1
+        reading.join(10)
+        assert before > 3
+
+
+@pytest.mark.behaviour("EB-21")
+def test_a_start_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, nothing_is_left_behind: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: ServerLoop, work: Coroutine[Any, Any, Any], timeout_ms: int) -> Any:
+        result = run(self, work, timeout_ms)
+        if "abandon" not in getattr(work, "__qualname__", ""):
+            raise KeyboardInterrupt
+        return result
+
+    run = ServerLoop.run
+    for _ in range(3):
+        monkeypatch.setattr(ServerLoop, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            EmbeddedBroker(tmp_path).start()
+        monkeypatch.undo()
+        with EmbeddedBroker(tmp_path) as broker:
+            assert serves_route(broker)
 
 
 @pytest.mark.behaviour("EB-21")

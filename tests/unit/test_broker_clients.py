@@ -118,6 +118,24 @@ def test_a_member_without_a_heartbeat_for_two_minutes_is_hung_up_on(rig: Rig) ->
 
 
 @pytest.mark.behaviour("EB-14")
+def test_a_heartbeat_that_would_keep_everybody_waiting_is_refused(rig: Rig) -> None:
+    client = rig.client()
+    assert client.ask(34, body=b" " * (1024 * 1024 + 1)).code == 29
+    assert client.heartbeat("x" * 1_025).code == 29
+    assert members(client) == []
+
+
+@pytest.mark.behaviour("EB-14")
+@pytest.mark.parametrize("field", ['"tagsSet":5', '"codeSet":true', '"codeSet":[1.5]', '"subVersion":"1"'])
+def test_a_subscription_with_a_wrong_type_is_an_error_that_names_it(rig: Rig, field: str) -> None:
+    subscription = f'{{"topic":"t","subString":"*","subVersion":1,{field}}}'
+    consumer = f'{{"groupName":"g","subscriptionDataSet":[{subscription}]}}'
+    answer = rig.client().ask(34, body=f'{{"clientID":"c","consumerDataSet":[{consumer}]}}'.encode())
+    assert answer.code == 1
+    assert "internal error" not in (answer.remark or "")
+
+
+@pytest.mark.behaviour("EB-14")
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{}", b'{"clientID":"c","consumerDataSet":[5]}', b'{"clientID":5,"consumerDataSet":[]}']
 )

@@ -234,7 +234,10 @@ def test_the_checks_are_made_again_when_a_held_pull_is_answered(rig: Rig, client
 
 @pytest.mark.behaviour("EB-06")
 def test_what_a_connection_waited_for_is_forgotten_with_it(rig: Rig, client: Client) -> None:
-    opaque = client.begin(11, client.pull_fields(0, sysFlag=SUSPEND))
+    other = rig.client()
+    opaques = [client.begin(11, client.pull_fields(0, sysFlag=SUSPEND)) for _ in range(3)]
+    stays = other.begin(11, other.pull_fields(0, sysFlag=SUSPEND | SUBSCRIPTION, subscription="*"))
     rig.controller.on_close(client)
     rig.client().send(b"new")
-    assert client.answer(opaque) is None
+    assert [client.answer(opaque) for opaque in opaques] == [None] * 3
+    assert other.answer(stays) is not None

@@ -137,6 +137,8 @@ def test_the_first_send_creates_a_topic_with_as_many_queues_as_asked_at_most_8(r
     ("change", "code"),
     [
         ({"topic": "not.legal"}, 29),
+        ({"topic": "%DLQ%" + "x" * 300}, 29),
+        ({"queue_id": "1_0"}, 1),
         ({"topic": "SCHEDULE_TOPIC_XXXX"}, 29),
         ({"topic": "TBW102"}, 29),
         ({"topic": ""}, 1),
@@ -164,6 +166,12 @@ def test_a_message_that_cannot_be_taken_is_refused_by_its_code(
 @pytest.mark.behaviour("EB-09")
 @pytest.mark.parametrize("body", [b"", b"\0" * 10, b"noise" * 50], ids=["empty", "cut short", "noise"])
 def test_a_batch_that_cannot_be_read_is_refused(client: Client, body: bytes) -> None:
+    assert client.ask(320, {"b": TOPIC, "e": 0}, body).code == 13
+
+
+@pytest.mark.behaviour("EB-09")
+def test_a_batch_of_very_many_is_refused(client: Client) -> None:
+    body = encode_batch([(b"x", 0, {})] * 10_001)
     assert client.ask(320, {"b": TOPIC, "e": 0}, body).code == 13
 
 
@@ -364,6 +372,29 @@ def test_a_retry_topic_that_may_not_be_written_refuses(rig: Rig, client: Client)
     client.send(b"failing")
     (msg,) = stored(client)
     assert send_back(client, msg) == 16
+
+
+@pytest.mark.behaviour("EB-12")
+@pytest.mark.parametrize("times", [-5, -50])
+def test_a_message_with_a_count_of_failures_below_0_comes_again_all_the_same(
+    rig: Rig, client: Client, times: int
+) -> None:
+    client.send(b"failing", j=times)
+    (msg,) = stored(client)
+    assert send_back(client, msg) == 0
+    rig.loop.advance(30_000)
+    assert len(stored(client, RETRY)) == 1
+
+
+@pytest.mark.behaviour("EB-12")
+def test_retries_go_to_queues_of_the_retry_topic_that_are_read(rig: Rig, client: Client) -> None:
+    client.ask(200, body=f'{{"groupName":"{GROUP}","retryQueueNums":8}}'.encode())
+    client.send(b"failing")
+    (msg,) = stored(client)
+    for _ in range(20):
+        assert send_back(client, msg, level=1) == 0
+    rig.loop.advance(1_000)
+    assert len(stored(client, RETRY)) == 20
 
 
 @pytest.mark.behaviour("EB-12")
