@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from rocketmq_py.client_remoting_processor import ClientRemotingProcessor
 from rocketmq_py.clock import Clock
 from rocketmq_py.consumer.pull_message_service import PullMessageService
 from rocketmq_py.consumer.rebalance_service import RebalanceService
@@ -105,7 +106,11 @@ class MQClientInstance:
         self._heartbeat_soon = False
         self._looks = 0
         self.routes = RouteTable()
-        self._remoting = RemotingClient(runtime, self._on_server_request)
+        self.processor = ClientRemotingProcessor(runtime)
+        self.processor.register(
+            RequestCode.NOTIFY_CONSUMER_IDS_CHANGED, self._notify_consumer_ids_changed, blocks=False
+        )
+        self._remoting = RemotingClient(runtime, self.processor.process)
         self.sender = MessageSender(self._remoting, self.routes, runtime.clock, self.update_topic_route)
         self.broker = BrokerApi(
             self._remoting, self.routes, self.sender, runtime.clock, self.update_topic_route,
@@ -365,17 +370,13 @@ class MQClientInstance:
             consumers = list(self._consumers.values())
         return all([consumer.do_rebalance() for consumer in consumers])
 
-    def _on_server_request(self, address: str, request: RemotingCommand) -> bool:
-        """On the I/O thread. Source: ClientRemotingProcessor."""
-        if request.code != RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
-            return False
+    def _notify_consumer_ids_changed(self, address: str, request: RemotingCommand) -> None:
         group = request.ext_fields.get("consumerGroup", "")
         _log.info("%s: the members of group %s changed", address, group)
         with self._lock:
             consumer = self._consumers.get(group)
         if consumer is None or consumer.joined:
             self.rebalance_immediately()
-        return True
 
     # End.
 
@@ -384,6 +385,7 @@ class MQClientInstance:
         self.pulls.shutdown()
         self._timers.shutdown()
         self._rebalance_service.shutdown()
+        self.processor.shutdown()
         self._remoting.shutdown()
 
 

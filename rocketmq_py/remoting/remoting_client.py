@@ -33,6 +33,8 @@ OnError = Callable[[Exception], None]
 Lane = tuple[str, int]
 """A connection: address and number. Brokers and name servers have number 0 only."""
 Connected = Callable[["Connection | RocketMQError"], None]
+OnRequest = Callable[[str, RemotingCommand, OnReply], bool]
+"""``on_request(address, request, answer)``; ``answer`` raises ``ConnectError`` once the connection is gone."""
 
 
 class Request(NamedTuple):
@@ -55,7 +57,7 @@ class RemotingClient:
             the code: of those it did not, the ones that want an answer get REQUEST_CODE_NOT_SUPPORTED.
     """
 
-    def __init__(self, runtime: Runtime, on_request: Callable[[str, RemotingCommand], bool]) -> None:
+    def __init__(self, runtime: Runtime, on_request: OnRequest) -> None:
         self._runtime = runtime
         self._on_request = on_request
         self._clock = runtime.clock
@@ -292,7 +294,7 @@ class RemotingClient:
             self._failures[address] = (failures + 1, self._clock.monotonic_ms() + backoff_ms)
 
     def _requested(self, connection: Connection, command: RemotingCommand) -> None:
-        known = self._on_request(connection.address, command)
+        known = self._on_request(connection.address, command, lambda answer: connection.send(encode(answer)))
         if known or command.is_oneway:
             return
         _log.info("%s asks for %s, which this client does not know", connection.address, command.code)

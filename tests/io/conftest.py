@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from rocketmq_py.clock import Clock
-from rocketmq_py.remoting.frame import RemotingCommand
-from rocketmq_py.remoting.remoting_client import RemotingClient
+from rocketmq_py.remoting.remoting_client import OnRequest, RemotingClient
 from rocketmq_py.runtime import ThreadRuntime
 from tests.io.cluster import Cluster
 from tests.io.consumer import Consumer
@@ -85,7 +84,7 @@ def make_client(nothing_is_left_behind: None) -> Iterator[MakeClient]:
     clients: list[RemotingClient] = []
 
     def make(
-        on_request: Callable[[str, RemotingCommand], bool] = lambda address, command: False,
+        on_request: OnRequest = lambda address, command, answer: False,
         clock: Clock | None = None,
     ) -> RemotingClient:
         clients.append(RemotingClient(ThreadRuntime(clock), on_request))

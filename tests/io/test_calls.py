@@ -280,7 +280,7 @@ def test_a_connection_on_which_nothing_comes_any_more_is_given_up_after_a_time_o
 def test_a_server_is_told_that_its_request_is_not_known_and_oneway_ones_are_not_answered(
     make_server: MakeServer, make_client: MakeClient
 ) -> None:
-    server, client = make_server(answer_ok), make_client(lambda address, command: command.code == 40)
+    server, client = make_server(answer_ok), make_client(lambda address, command, answer: command.code == 40)
     ask(client, server)
     peer = server.peers[0]
     peer.send(encode_ask(9_999, opaque=5, oneway=True))
@@ -303,7 +303,7 @@ def test_a_servers_request_with_the_number_of_one_of_ours_is_not_taken_for_its_a
 
     asked: list[int] = []
 
-    def known(address: str, command: RemotingCommand) -> bool:
+    def known(address: str, command: RemotingCommand, answer: object) -> bool:
         asked.append(command.code)
         return True
 
@@ -315,7 +315,7 @@ def test_a_servers_request_with_the_number_of_one_of_ours_is_not_taken_for_its_a
 def test_a_request_handler_that_raises_costs_that_connection_only(
     make_server: MakeServer, make_client: MakeClient
 ) -> None:
-    def broken(address: str, command: RemotingCommand) -> bool:
+    def broken(address: str, command: RemotingCommand, answer: object) -> bool:
         raise ZeroDivisionError("mine")
 
     first, second, client = make_server(answer_ok), make_server(answer_ok), make_client(broken)

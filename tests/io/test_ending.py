@@ -74,7 +74,7 @@ def test_shutdown_from_the_io_thread(where: str, make_server: MakeServer, make_c
         client.shutdown()
         ended.set()
 
-    def end(address: str, command: RemotingCommand) -> bool:
+    def end(address: str, command: RemotingCommand, answer: object) -> bool:
         ended_by(command)
         return True
 
@@ -137,7 +137,7 @@ def test_a_connection_that_is_made_while_the_client_ends_keeps_nothing_from_endi
         assert may_connect.wait(BOUND_S)
         return connect(address, timeout)
 
-    def block(address: str, command: RemotingCommand) -> bool:
+    def block(address: str, command: RemotingCommand, answer: object) -> bool:
         in_callback.set()
         return go_on.wait(BOUND_S)
 
@@ -194,7 +194,7 @@ def test_200_clients_one_after_the_other_leave_nothing(make_server: MakeServer) 
     server, runtime = make_server(answer_ok), ThreadRuntime()
     threads, files = threads_of_the_package(), open_files()
     for number in range(200):
-        client = RemotingClient(runtime, lambda address, command: False)
+        client = RemotingClient(runtime, lambda address, command, answer: False)
         if number % 3:
             ask(client, server)
         if number % 3 == 1:
