@@ -426,7 +426,7 @@ class _Parts:
         owned = [mq for mq, _ in self.rebalance.windows()]
         self.rebalance.destroy()  # from here on late results change no offset
         try:
-            self._offset_store.persist_all(owned)
+            self._offset_store.persist_at_shutdown(owned)
         finally:
             try:
                 self.client.unregister_consumer(self)

@@ -20,6 +20,9 @@ OFFSET_UNKNOWN = -2
 
 OFFSET_QUERY_TIMEOUT_MS = 5_000
 
+FINAL_COMMIT_TIMEOUT_MS = 1_000
+"""A broker that does not answer a last commit for so long gets its other queues' commits without being waited for."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +55,10 @@ class OffsetStore(Protocol):
 
     def persist_all(self, mqs: Collection[MessageQueue]) -> None:
         """Store the offsets of these queues and forget all others; with none do nothing."""
+        ...
+
+    def persist_at_shutdown(self, mqs: Collection[MessageQueue]) -> None:
+        """Store the offsets of these queues for the last time, as surely as a bounded time allows."""
         ...
 
     def persist(self, mq: MessageQueue) -> None:
@@ -139,6 +146,26 @@ class RemoteBrokerOffsetStore:
         for mq in mqs:
             # Each value is read when it is sent: a queue may be given up while an earlier request waits.
             self.persist(mq)
+
+    def persist_at_shutdown(self, mqs: Collection[MessageQueue]) -> None:
+        """See ``OffsetStore.persist_at_shutdown``: waits for answers, at most ``FINAL_COMMIT_TIMEOUT_MS`` per broker.
+
+        Java's last commit is one-way, like the others; nobody comes after it to make up for one that got lost
+        (deviations). Behaviour: OS-07.
+        """
+        silent: set[str] = set()
+        for mq in mqs:
+            offset = self.read_offset(mq, ReadOffsetType.READ_FROM_MEMORY)
+            if offset == NO_OFFSET:
+                continue
+            if mq.broker_name not in silent:
+                try:
+                    self._broker.commit_consumer_offset(self._group, mq, offset, FINAL_COMMIT_TIMEOUT_MS)
+                    continue
+                except RocketMQError as error:
+                    silent.add(mq.broker_name)
+                    _log.warning("group %s: the last commit of %s was not answered: %s", self._group, mq, error)
+            self._commit(mq, offset)
 
     def persist(self, mq: MessageQueue) -> None:
         """See ``OffsetStore.persist``."""

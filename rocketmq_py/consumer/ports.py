@@ -72,6 +72,10 @@ class Broker(Protocol):
         """Commit an offset without waiting for an answer."""
         ...
 
+    def commit_consumer_offset(self, group: str, mq: MessageQueue, offset: int, timeout_ms: int) -> None:
+        """Commit an offset and wait until the broker says that it has it."""
+        ...
+
     def max_offset(self, mq: MessageQueue) -> int:
         """One past the last offset of the queue."""
         ...

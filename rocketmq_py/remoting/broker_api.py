@@ -215,10 +215,13 @@ class BrokerApi:
 
     def update_consumer_offset(self, group: str, mq: MessageQueue, offset: int) -> None:
         """See ``consumer.ports.Broker.update_consumer_offset``."""
-        fields = {"consumerGroup": group, "commitOffset": str(offset), **_queue_fields(mq)}
-        self._remoting.invoke_oneway(
-            self._address_of(mq).address, Request(RequestCode.UPDATE_CONSUMER_OFFSET, fields), OFFSET_UPDATE_TIMEOUT_MS
-        )
+        request = _offset_update(group, mq, offset)
+        self._remoting.invoke_oneway(self._address_of(mq).address, request, OFFSET_UPDATE_TIMEOUT_MS)
+
+    def commit_consumer_offset(self, group: str, mq: MessageQueue, offset: int, timeout_ms: int) -> None:
+        """See ``consumer.ports.Broker.commit_consumer_offset``."""
+        request = _offset_update(group, mq, offset)
+        self._remoting.invoke_ok(self._address_of(mq).address, request, timeout_ms, f"commit offset {offset} of {mq}")
 
     def max_offset(self, mq: MessageQueue) -> int:
         """See ``consumer.ports.Broker.max_offset``."""
@@ -313,6 +316,11 @@ class BrokerApi:
         if broker is None:
             raise ConnectError(f"broker {mq.broker_name} of {mq} is not in the route of its topic now")
         return broker
+
+
+def _offset_update(group: str, mq: MessageQueue, offset: int) -> Request:
+    fields = {"consumerGroup": group, "commitOffset": str(offset), **_queue_fields(mq)}
+    return Request(RequestCode.UPDATE_CONSUMER_OFFSET, fields)
 
 
 def _queue_fields(mq: MessageQueue) -> dict[str, str]:

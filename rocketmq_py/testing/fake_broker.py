@@ -137,6 +137,11 @@ class FakeBroker:
         self._fail("update_consumer_offset")
         self.offsets[group, mq] = offset
 
+    def commit_consumer_offset(self, group: str, mq: MessageQueue, offset: int, timeout_ms: int) -> None:
+        """See ``Broker.commit_consumer_offset``."""
+        self._fail("commit_consumer_offset")
+        self.offsets[group, mq] = offset
+
     def max_offset(self, mq: MessageQueue) -> int:
         """See ``Broker.max_offset``."""
         self._fail("max_offset")

@@ -34,6 +34,11 @@ class Collector(MessageListenerConcurrently):
         with self._changed:
             return Counter(msg.body for msg in self.deliveries)
 
+    def places(self) -> set[tuple[int, int]]:
+        """Queue and offset of all that came."""
+        with self._changed:
+            return {(msg.queue_id, msg.queue_offset) for msg in self.deliveries}
+
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Wait for a condition on what was delivered."""
         with self._changed:

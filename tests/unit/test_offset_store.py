@@ -23,11 +23,17 @@ class Broker(FakeBroker):
         super().__init__()
         self.refused: set[MessageQueue] = set()
         self.queries = 0
+        self.waited_for: list[MessageQueue] = []
 
     def update_consumer_offset(self, group: str, mq: MessageQueue, offset: int) -> None:
         if mq in self.refused:
             raise RequestTimeoutError("no answer")
         super().update_consumer_offset(group, mq, offset)
+
+    def commit_consumer_offset(self, group: str, mq: MessageQueue, offset: int, timeout_ms: int) -> None:
+        assert timeout_ms == 1_000
+        self.waited_for.append(mq)
+        super().commit_consumer_offset(group, mq, offset, timeout_ms)
 
     def query_consumer_offset(self, group: str, mq: MessageQueue, timeout_ms: int) -> int | None:
         self.queries += 1
@@ -235,3 +241,28 @@ def test_a_queue_given_up_while_others_are_committed_is_not_committed_any_more()
     mine.update_offset(mq(1), 7, increase_only=True)
     mine.persist_all([mq(0), mq(1)])
     assert committed == [(mq(0), 5)]
+
+
+@pytest.mark.behaviour("OS-07")
+def test_the_last_commits_are_waited_for_and_queues_without_an_offset_left_out(
+    broker: Broker, store: RemoteBrokerOffsetStore
+) -> None:
+    store.update_offset(mq(0), 10, increase_only=True)
+    store.update_offset(mq(1), 0, increase_only=True)
+    store.persist_at_shutdown([mq(0), mq(1), mq(2)])
+    assert broker.waited_for == [mq(0), mq(1)]
+    assert broker.offsets == {(GROUP, mq(0)): 10, (GROUP, mq(1)): 0}
+
+
+@pytest.mark.behaviour("OS-07")
+def test_a_broker_that_does_not_answer_a_last_commit_is_waited_for_once_and_told_all_the_same(
+    broker: Broker, store: RemoteBrokerOffsetStore
+) -> None:
+    broker.failing["commit_consumer_offset"] = RequestTimeoutError("no answer")
+    other = MessageQueue("topic", "broker-b", 0)
+    for queue in (mq(0), mq(1), other):
+        store.update_offset(queue, 10, increase_only=True)
+    broker.refused.add(mq(1))
+    store.persist_at_shutdown([mq(0), mq(1), other])
+    assert broker.waited_for == [mq(0), other]
+    assert broker.offsets == {(GROUP, mq(0)): 10, (GROUP, other): 10}
