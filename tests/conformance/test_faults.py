@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -227,7 +227,7 @@ def _talking_rubbish(answer: bytes) -> Iterator[str]:
                     connection, _ = listening.accept()
                 except OSError:
                     return
-                with connection:
+                with connection, suppress(OSError):  # the client may hang up first
                     connection.settimeout(5)
                     connection.recv(4096)
                     connection.sendall(answer)
