@@ -20,11 +20,18 @@ from rocketmq_py.errors import (
     StoreError,
     TransportError,
 )
-from rocketmq_py.model.config import ConsumeFromWhere
-from rocketmq_py.model.listener import MessageListenerConcurrently
+from rocketmq_py.model.config import ConsumeFromWhere, MessageModel
+from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly
 from rocketmq_py.model.message import Message, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, SendResult, SendStatus
+from rocketmq_py.model.results import (
+    ConsumeConcurrentlyContext,
+    ConsumeConcurrentlyStatus,
+    ConsumeOrderlyContext,
+    ConsumeOrderlyStatus,
+    SendResult,
+    SendStatus,
+)
 from rocketmq_py.producer import DefaultMQProducer
 from rocketmq_py.push_consumer import DefaultMQPushConsumer, ServiceState
 
@@ -38,12 +45,16 @@ __all__ = [
     "ConsumeConcurrentlyStatus",
     "ConsumeFromWhere",
     "ConsumeMessageHook",
+    "ConsumeOrderlyContext",
+    "ConsumeOrderlyStatus",
     "DefaultMQProducer",
     "DefaultMQPushConsumer",
     "IllegalStateError",
     "Message",
     "MessageExt",
     "MessageListenerConcurrently",
+    "MessageListenerOrderly",
+    "MessageModel",
     "MessageQueue",
     "MissingExtraError",
     "ProtocolError",

@@ -17,7 +17,7 @@ from rocketmq_py.consumer.pull_message_service import PullMessageService
 from rocketmq_py.consumer.rebalance_service import RebalanceService
 from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, ProtocolError, RocketMQError, TransportError
 from rocketmq_py.model.codes import RequestCode, ResponseCode
-from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.model.config import ClientConfig, ConsumerConfig, MessageModel
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.route import TopicRouteData
 from rocketmq_py.model.unique_id import local_ip
@@ -433,10 +433,13 @@ class ClientRegistry:
 def build_client_id(config: ClientConfig, clock: Clock) -> str:
     """``ip@instance[@unit]``; an instance named DEFAULT becomes ``pid#ms-and-count``: no two members share an id.
 
+    Broadcasting consumers keep DEFAULT: the id is part of the path of their offsets' file.
+
     Source: ClientConfig.buildMQClientId, changeInstanceNameToPID.
     """
     instance = config.instance_name
-    if instance == "DEFAULT":
+    broadcasting = isinstance(config, ConsumerConfig) and config.message_model is MessageModel.BROADCASTING
+    if instance == "DEFAULT" and not broadcasting:
         instance = f"{os.getpid()}#{clock.wall_ms()}{next(_instances):03d}"
     parts = [config.client_ip or local_ip(), instance]
     if config.unit_name:

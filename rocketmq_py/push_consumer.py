@@ -12,6 +12,7 @@ from typing import Any, Self
 from rocketmq_py.client_instance import MQClientInstance, process_clients
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
+from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageOrderlyService
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
 from rocketmq_py.consumer.offset_store import ReadOffsetType, RemoteBrokerOffsetStore
@@ -22,8 +23,8 @@ from rocketmq_py.consumer.send_back import SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError, ConfigError, IllegalStateError, RocketMQError
 from rocketmq_py.model import names
-from rocketmq_py.model.config import ConsumerConfig, check_names
-from rocketmq_py.model.listener import ConsumeConcurrently, MessageListenerConcurrently, check_listener
+from rocketmq_py.model.config import ConsumerConfig, MessageModel, check_names
+from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly, check_listener
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.subscription import SUB_ALL, SubscriptionData, build_subscription_data
 from rocketmq_py.rate_limited_log import RateLimitedLog
@@ -98,7 +99,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         self._runtime: Runtime = ThreadRuntime()
         self._lock = Mutex()  # guards the state and the parts
         self._state = ServiceState.CREATE_JUST
-        self._listener: ConsumeConcurrently | None = None
+        self._listener: MessageListenerConcurrently | MessageListenerOrderly | None = None
         self._subscriptions: dict[str, SubscriptionData] = {}
         self._hooks: list[ConsumeMessageHook] = []
         self._counters = ConsumerCounters()
@@ -141,18 +142,18 @@ class DefaultMQPushConsumer(ConsumerConfig):
             parts.rebalance.unsubscribe(topic)
             parts.client.rebalance_immediately()
 
-    def register_message_listener(self, listener: MessageListenerConcurrently) -> None:
-        """Say what to call with messages.
+    def register_message_listener(self, listener: MessageListenerConcurrently | MessageListenerOrderly) -> None:
+        """Say what to call with messages. The kind of the listener decides whether queues are consumed in order.
 
         Raises:
             ConfigError: it is no listener, has nothing to call, or is an ``async def``.
             IllegalStateError: the consumer is running.
         """
-        consume = check_listener(listener)
+        check_listener(listener)
         with self._lock:
             if self._state is not ServiceState.CREATE_JUST:
                 raise IllegalStateError(f"register the listener before start: the consumer is {self._state.value}")
-            self._listener = consume
+            self._listener = listener
 
     def register_consume_message_hook(self, hook: ConsumeMessageHook) -> None:
         """Have a hook called around every listener call.
@@ -326,12 +327,14 @@ class _Parts:
         self,
         consumer: DefaultMQPushConsumer,
         shared: MQClientInstance,
-        listener: ConsumeConcurrently,
+        listener: MessageListenerConcurrently | MessageListenerOrderly,
         subscriptions: Sequence[SubscriptionData],
     ) -> None:
         runtime, config, group = consumer._runtime, consumer, consumer.group
         self._config = config
         self._group = group
+        orderly = isinstance(listener, MessageListenerOrderly)
+        clustering = config.message_model is MessageModel.CLUSTERING
         self.client = shared
         broker: Broker = self.client.broker
         client: Group = self.client
@@ -345,20 +348,37 @@ class _Parts:
             client=client,
             offset_store=self._offset_store,
             dispatch=lambda request, delay_ms: self.puller.execute_pull_request_later(request, delay_ms),  # noqa: PLW0108 - made below
+            orderly=orderly,
         )
-        self._consume_service = ConsumeMessageConcurrentlyService(
-            group=group,
-            config=config,
-            listener=listener,
-            runtime=runtime,
-            offset_store=self._offset_store,
-            send_back=SendMessageBack(
-                group, config.effective_max_reconsume_times(), broker, RateLimitedLog(runtime.clock, _log)
-            ),
-            hooks=consumer._hooks,
-            counters=consumer._counters,
-            windows=self.rebalance.windows,
+        send_back = SendMessageBack(
+            group, config.effective_max_reconsume_times(orderly), broker, RateLimitedLog(runtime.clock, _log)
         )
+        consume = check_listener(listener)
+        self._consume_service: ConsumeMessageConcurrentlyService | ConsumeMessageOrderlyService
+        if orderly:
+            self._consume_service = ConsumeMessageOrderlyService(
+                group=group,
+                config=config,
+                listener=consume,
+                runtime=runtime,
+                offset_store=self._offset_store,
+                send_back=send_back,
+                hooks=consumer._hooks,
+                counters=consumer._counters,
+                locks=self.rebalance.locks,
+            )
+        else:
+            self._consume_service = ConsumeMessageConcurrentlyService(
+                group=group,
+                config=config,
+                listener=consume,
+                runtime=runtime,
+                offset_store=self._offset_store,
+                send_back=send_back,
+                hooks=consumer._hooks,
+                counters=consumer._counters,
+                windows=self.rebalance.windows,
+            )
         self.puller = MessagePuller(
             group=group,
             config=config,
@@ -372,13 +392,16 @@ class _Parts:
             newest_subscription=self.rebalance.newest_subscription,
             consume=self._consume_service.submit_consume_request,
             offset_illegal=self._reset_to,
+            orderly=orderly,
+            first_locked_offset=self.rebalance.compute_pull_from_where if self.rebalance.locks is not None else None,
         )
         self.joined = False
         self.subscriptions = subscriptions
         for subscription in subscriptions:
             self.rebalance.subscribe(subscription)
-        retry_topic = names.retry_topic(group)
-        self.rebalance.subscribe(build_subscription_data(retry_topic, SUB_ALL, runtime.clock.wall_ms()))
+        if clustering:  # broadcasting does not retry
+            retry_topic = names.retry_topic(group)
+            self.rebalance.subscribe(build_subscription_data(retry_topic, SUB_ALL, runtime.clock.wall_ms()))
 
     # Life.
 
@@ -410,7 +433,7 @@ class _Parts:
     def leave_group(self, await_ms: int) -> None:
         """Stop in an order that loses nothing: no new pulls, drain, drop, commit, leave."""
         self.joined = False
-        self.puller.running = False
+        self.puller.shutdown()
         self.rebalance.paused = True
         try:
             if not self._consume_service.shutdown(await_ms):
@@ -423,10 +446,11 @@ class _Parts:
             self._leave()
 
     def _leave(self) -> None:
-        owned = [mq for mq, _ in self.rebalance.windows()]
+        owned = self.rebalance.windows()
         self.rebalance.destroy()  # from here on late results change no offset
         try:
-            self._offset_store.persist_at_shutdown(owned)
+            self._offset_store.persist_at_shutdown([mq for mq, queue in owned if self.rebalance.may_commit(queue)])
+            self.rebalance.unlock_idle(owned)  # after the commit: the next owner asks for it at once
         finally:
             try:
                 self.client.unregister_consumer(self)
@@ -459,6 +483,7 @@ class _Parts:
             group=self._group,
             consume_from_where=self._config.consume_from_where.value,
             unit_mode=self._config.unit_mode,
+            message_model=self._config.message_model.value,
             subscriptions=self.rebalance.subscriptions_to_announce(),
         )
 
@@ -476,6 +501,6 @@ class _Parts:
 
     def persist_consumer_offset(self) -> None:
         try:
-            self._offset_store.persist_all([mq for mq, _ in self.rebalance.windows()])
+            self._offset_store.persist_all([mq for mq, _ in self.rebalance.windows()], self.rebalance.withheld())
         except RocketMQError:
             _log.exception("group %s: committing offsets failed", self._group)

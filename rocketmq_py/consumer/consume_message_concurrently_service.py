@@ -6,26 +6,19 @@ listener) -> ``_process_consume_result`` -> offset store.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from rocketmq_py.consumer.consume_result import ConsumeReturnType, failed_indexes, return_type
-from rocketmq_py.consumer.hooks import (
-    CONSUME_CONTEXT_TYPE,
-    ConsumeMessageContext,
-    ConsumeMessageHook,
-    run_after,
-    run_before,
-)
+from rocketmq_py.consumer.consume_result import failed_indexes
+from rocketmq_py.consumer.hooks import ConsumeMessageHook
+from rocketmq_py.consumer.listener_caller import ListenerCaller
 from rocketmq_py.consumer.offset_store import OffsetStore
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.send_back import FIRST_RETRY_DELAY_LEVEL, SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
-from rocketmq_py.model import names
-from rocketmq_py.model.config import ConsumerConfig
+from rocketmq_py.model.config import ConsumerConfig, MessageModel
 from rocketmq_py.model.listener import ConsumeConcurrently
-from rocketmq_py.model.message import MessageConst, MessageExt
+from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import MAX_ACK_INDEX, ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus
 from rocketmq_py.rate_limited_log import RateLimitedLog
@@ -72,17 +65,23 @@ class ConsumeMessageConcurrentlyService:
     ) -> None:
         self._group = group
         self._config = config
-        self._listener = listener
+        self._caller = ListenerCaller(
+            group=group,
+            config=config,
+            listener=listener,
+            none_means=ConsumeConcurrentlyStatus.RECONSUME_LATER,
+            runtime=runtime,
+            hooks=hooks,
+            counters=counters,
+        )
+        self._call = self._caller.call
         self._offset_store = offset_store
         self._send_back = send_back
-        self._hooks = hooks
         self._counters = counters
         self._windows = windows
-        self._now_ms = runtime.clock.monotonic_ms
         self._consume_timeout_ms = config.consume_timeout * _MINUTE_MS
-        self._retry_topic = names.retry_topic(group)
+        self._broadcasting = config.message_model is MessageModel.BROADCASTING
         self._warnings = RateLimitedLog(runtime.clock, _log)
-        self._listener_errors = RateLimitedLog(runtime.clock, _log, interval_ms=1_000)
         self._pool = runtime.worker_pool(
             f"ConsumeMessageThread_{group[:100]}_", config.consume_thread_min, self._consume
         )
@@ -110,8 +109,12 @@ class ConsumeMessageConcurrentlyService:
         finally:
             self._cleaner.shutdown()
 
-    def submit_consume_request(self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue) -> None:
+    def submit_consume_request(
+        self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue, dispatch: bool = True
+    ) -> None:
         """Hand messages to the consume threads in batches of ``consume_message_batch_max_size``.
+
+        ``dispatch``, whether an orderly task must be started, means nothing here.
 
         Every batch is handed over by itself, so that a slow one holds up no other. After ``shutdown`` nothing is taken.
 
@@ -133,31 +136,9 @@ class ConsumeMessageConcurrentlyService:
         if queue.dropped:
             _log.info("group %s: queue %s was taken away, %s messages are not consumed", self._group, mq, len(msgs))
             return
-        if mq.topic == self._retry_topic:
-            self._restore_topics(msgs)
         context = ConsumeConcurrentlyContext(mq)
-        hook_context = None
-        if self._hooks:
-            hook_context = ConsumeMessageContext(self._group, tuple(msgs), mq)
-            run_before(self._hooks, hook_context)
         queue.begin_consume(msgs)
-        answer: object = None
-        raised = False
-        begin = self._now_ms() if hook_context is not None else 0
-        try:
-            answer = self._listener(tuple(msgs), context)
-        except BaseException as error:  # noqa: BLE001 - border: whatever the user's code raises means "again later"
-            raised = True
-            self._listener_errors.warning(
-                (type(error), mq),
-                "group %s: the listener raised %r for %s messages from offset %s of %s; they are consumed again later",
-                self._group, error, len(msgs), msgs[0].queue_offset, mq, with_traceback=True,
-            )  # fmt: skip
-        status = answer if isinstance(answer, ConsumeConcurrentlyStatus) else None
-        if status is None and not raised:
-            self._report_no_status(answer, msgs, mq)
-        if hook_context is not None:
-            self._tell_hooks(hook_context, status, raised, self._now_ms() - begin)
+        status = self._call(msgs, mq, context)
         if queue.dropped:
             _log.warning(
                 "group %s: queue %s was taken away while %s messages were consumed; they come again elsewhere",
@@ -165,35 +146,6 @@ class ConsumeMessageConcurrentlyService:
             )  # fmt: skip
             return
         self._process_consume_result(status, context, request)
-
-    def _restore_topics(self, msgs: Iterable[MessageExt]) -> None:
-        """Show retried messages under their original topic. Source: resetRetryAndNamespace, resetRetryTopic."""
-        for msg in msgs:
-            original = msg.get_property(MessageConst.RETRY_TOPIC)
-            if original is not None and msg.topic == self._retry_topic:
-                msg._topic = original
-
-    def _report_no_status(self, answer: object, msgs: Sequence[MessageExt], mq: MessageQueue) -> None:
-        what = "None"
-        if answer is not None:
-            self._counters.count(Event.UNKNOWN_RESULT)
-            what = f"{_shown(answer)}, which is no ConsumeConcurrentlyStatus,"
-            if inspect.iscoroutine(answer):
-                answer.close()
-        self._warnings.warning(
-            ("no status", type(answer)),
-            "group %s: the listener returned %s for %s messages from offset %s of %s; they are consumed again later",
-            self._group, what, len(msgs), msgs[0].queue_offset, mq,
-        )  # fmt: skip
-
-    def _tell_hooks(
-        self, context: ConsumeMessageContext, status: ConsumeConcurrentlyStatus | None, raised: bool, took_ms: int
-    ) -> None:
-        kind: ConsumeReturnType = return_type(status, raised, took_ms, self._consume_timeout_ms)
-        context.props[CONSUME_CONTEXT_TYPE] = kind.value
-        context.status = (status or ConsumeConcurrentlyStatus.RECONSUME_LATER).value
-        context.success = status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS
-        run_after(self._hooks, context)
 
     def _process_consume_result(
         self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, request: ConsumeRequest
@@ -204,7 +156,9 @@ class ConsumeMessageConcurrentlyService:
             failed = NONE_FAILED  # what nearly always happens, without asking further
         else:
             failed = self._failed_indexes(status, context, len(msgs))
-        if failed and (not_sent_back := self._send_back_failed([msgs[index] for index in failed], queue, context)):
+        if failed and self._broadcasting:
+            self._drop_failed(msgs[failed.start], len(failed), mq)
+        elif failed and (not_sent_back := self._send_back_failed([msgs[index] for index in failed], queue, context)):
             # By identity: messages have no equality. What stays in the window holds the commit back.
             kept = {id(msg) for msg in not_sent_back}
             msgs = [msg for msg in msgs if id(msg) not in kept]
@@ -227,6 +181,15 @@ class ConsumeMessageConcurrentlyService:
             )  # fmt: skip
             return range(size)
         return failed_indexes(status, ack_index, size)
+
+    def _drop_failed(self, first: MessageExt, count: int, mq: MessageQueue) -> None:
+        """Broadcasting has no retry topic: what fails is passed over. Behaviour: CC-16."""
+        self._counters.count(Event.BROADCAST_DROPPED, count)
+        self._warnings.warning(
+            ("dropped", mq),
+            "group %s: %s messages from offset %s of %s failed; broadcasting consumers do not retry, they are passed "
+            "over", self._group, count, first.queue_offset, mq,
+        )  # fmt: skip
 
     def _send_back_failed(
         self, failed: Sequence[MessageExt], queue: ProcessQueue, context: ConsumeConcurrentlyContext
@@ -259,10 +222,13 @@ class ConsumeMessageConcurrentlyService:
                 head = queue.head()
                 if head is None or head.consuming_ms is None or head.consuming_ms <= self._consume_timeout_ms:
                     break
-                if not self._send_back.send(head.message, FIRST_RETRY_DELAY_LEVEL):
+                if not self._broadcasting and not self._send_back.send(head.message, FIRST_RETRY_DELAY_LEVEL):
                     break  # the next sweep tries again; Java tries up to 16 times at once (deviations)
                 self._counters.count(Event.EXPIRED)
-                _log.warning("group %s: %s of %s expired and was sent back", self._group, head.message.msg_id, mq)
+                _log.warning(
+                    "group %s: %s of %s expired and was %s", self._group, head.message.msg_id, mq,
+                    "passed over" if self._broadcasting else "sent back",
+                )  # fmt: skip
                 queue.remove_head(head.message)
 
     def report_stuck_heads(self) -> None:
@@ -277,10 +243,3 @@ class ConsumeMessageConcurrentlyService:
                     "%s messages wait behind it",
                     self._group, head.message.queue_offset, mq, head.consuming_ms // 1000, head.behind,
                 )  # fmt: skip
-
-
-def _shown(answer: object) -> str:
-    try:
-        return f"{answer!r:.200}"
-    except Exception:  # noqa: BLE001 - border: a user's class may fail to show itself
-        return f"an object of type {type(answer).__name__}"

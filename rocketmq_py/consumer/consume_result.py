@@ -1,13 +1,13 @@
-"""What a concurrent listener's answer means, without doing it.
+"""What a listener's answer means, without doing it.
 
-Source: ConsumeMessageConcurrentlyService.processConsumeResult.
+Source: processConsumeResult of ConsumeMessageConcurrentlyService and ConsumeMessageOrderlyService.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from rocketmq_py.model.results import ConsumeConcurrentlyStatus
+from rocketmq_py.model.results import ConsumeConcurrentlyStatus, ConsumeOrderlyStatus
 
 
 class ConsumeReturnType(Enum):
@@ -33,14 +33,33 @@ def failed_indexes(status: ConsumeConcurrentlyStatus, ack_index: int, size: int)
     return range(min(max(ack_index, -1) + 1, size), size)
 
 
+class OrderlyAction(Enum):
+    """What becomes of the messages that an orderly listener was given."""
+
+    COMMIT = "everything taken so far is done"
+    KEEP = "they stay taken until a later COMMIT or ROLLBACK"
+    ROLLBACK = "everything taken so far comes again, after a while"
+    AGAIN = "these come again after a while, or go to the retry topic when they failed too often"
+
+
+def orderly_action(status: ConsumeOrderlyStatus | None, auto_commit: bool) -> OrderlyAction:
+    """The table of ConsumeMessageOrderlyService.processConsumeResult; None, no status, counts as SUSPEND."""
+    if status is None or status is ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT:
+        return OrderlyAction.AGAIN
+    if auto_commit or status is ConsumeOrderlyStatus.COMMIT:
+        return OrderlyAction.COMMIT
+    return OrderlyAction.KEEP if status is ConsumeOrderlyStatus.SUCCESS else OrderlyAction.ROLLBACK
+
+
+_FAILED = (ConsumeConcurrentlyStatus.RECONSUME_LATER, ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT)
+
+
 def return_type(
-    status: ConsumeConcurrentlyStatus | None, raised: bool, took_ms: int, timeout_ms: int
+    status: ConsumeConcurrentlyStatus | ConsumeOrderlyStatus | None, raised: bool, took_ms: int, timeout_ms: int
 ) -> ConsumeReturnType:
     """How the call ended, first match wins: an answer that came too late is TIME_OUT even if it was success."""
     if status is None:
         return ConsumeReturnType.EXCEPTION if raised else ConsumeReturnType.RETURNNULL
     if took_ms >= timeout_ms:
         return ConsumeReturnType.TIME_OUT
-    if status is ConsumeConcurrentlyStatus.RECONSUME_LATER:
-        return ConsumeReturnType.FAILED
-    return ConsumeReturnType.SUCCESS
+    return ConsumeReturnType.FAILED if status in _FAILED else ConsumeReturnType.SUCCESS

@@ -25,10 +25,11 @@ class Limit(Enum):
     SPAN = "offsets spanned"
 
 
-def exceeded_limit(queue: ProcessQueue, config: ConsumerConfig) -> tuple[Limit, int, int] | None:
+def exceeded_limit(queue: ProcessQueue, config: ConsumerConfig, orderly: bool = False) -> tuple[Limit, int, int] | None:
     """The first limit that the queue's window is above, with its value and the limit; None: pull.
 
-    All comparisons are strict, sizes are whole MiB, so a window may exceed a limit by what one pull brings.
+    The span counts for concurrent consumption only. All comparisons are strict, sizes are whole MiB, so a window may
+    exceed a limit by what one pull brings.
     """
     count = queue.msg_count
     if count > config.pull_threshold_for_queue:
@@ -36,6 +37,8 @@ def exceeded_limit(queue: ProcessQueue, config: ConsumerConfig) -> tuple[Limit, 
     size_mib = queue.msg_size // MIB
     if size_mib > config.pull_threshold_size_for_queue:
         return Limit.SIZE, size_mib, config.pull_threshold_size_for_queue
+    if orderly:
+        return None
     # The span of a window with few messages can still be large: it is what one stuck message holds up.
     span = queue.max_span
     if span > config.consume_concurrently_max_span:

@@ -20,7 +20,7 @@ from rocketmq_py.consumer.offset_store import OffsetStore, ReadOffsetType
 from rocketmq_py.consumer.ports import Broker, Group, PullCall, PullDispatch
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
-from rocketmq_py.errors import BrokerError, ProtocolError
+from rocketmq_py.errors import BrokerError, ProtocolError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.config import ConsumerConfig
@@ -40,11 +40,17 @@ _log = logging.getLogger(__name__)
 
 
 class PullRequest:
-    """The one pull that circulates for an owned queue."""
+    """The one pull that circulates for an owned queue.
 
-    __slots__ = ("mq", "next_offset", "process_queue")
+    Attributes:
+        next_offset: where the next pull begins.
+        previously_locked: whether the offset was read again under the broker's lock (orderly consumption).
+    """
+
+    __slots__ = ("mq", "next_offset", "previously_locked", "process_queue")
 
     def __init__(self, mq: MessageQueue, process_queue: ProcessQueue, next_offset: int) -> None:
+        self.previously_locked = False
         self.mq = mq
         self.process_queue = process_queue
         self.next_offset = next_offset
@@ -56,8 +62,8 @@ class PullRequest:
 class Consume(Protocol):
     """Takes pulled messages. Source: ConsumeMessageService.submitConsumeRequest."""
 
-    def __call__(self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue) -> None:
-        """Hand messages over; must not block."""
+    def __call__(self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue, dispatch: bool) -> None:
+        """Hand messages over, with what ``put_message`` said; must not block."""
         ...
 
 
@@ -71,6 +77,9 @@ class MessagePuller:
         newest_subscription: what the user wants of a topic; brokers may not have heard of it yet.
         consume: takes pulled messages.
         offset_illegal: what to do when the broker does not have the offset: called on the pull thread.
+        orderly: whether the listener is an orderly one.
+        first_locked_offset: where to begin a queue under the broker's lock, for groups that lock queues; may block and
+            raise RocketMQError; called on a thread of its own.
     """
 
     def __init__(
@@ -88,6 +97,8 @@ class MessagePuller:
         newest_subscription: Callable[[str], SubscriptionData | None],
         consume: Consume,
         offset_illegal: Callable[[PullRequest], None],
+        orderly: bool = False,
+        first_locked_offset: Callable[[MessageQueue], int] | None = None,
     ) -> None:
         self._group = group
         self._config = config
@@ -100,10 +111,20 @@ class MessagePuller:
         self._newest_subscription = newest_subscription
         self._consume = consume
         self._offset_illegal = offset_illegal
+        self._orderly = orderly
+        self._under_lock = None
+        if first_locked_offset is not None:
+            self._under_lock = runtime.scheduler("FirstLockedOffset"), first_locked_offset
         self._now_ms = runtime.clock.monotonic_ms
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self.running = False
         self.paused = False
+
+    def shutdown(self) -> None:
+        """Begin no more pulls."""
+        self.running = False
+        if self._under_lock is not None:
+            self._under_lock[0].shutdown()
 
     def execute_pull_request_later(self, request: PullRequest, delay_ms: int) -> None:
         """Pull after ``delay_ms``, on the pull thread."""
@@ -125,7 +146,7 @@ class MessagePuller:
         if self.paused:
             self.execute_pull_request_later(request, PULL_TIME_DELAY_MILLS_WHEN_SUSPEND)
             return
-        if (exceeded := exceeded_limit(queue, self._config)) is not None:
+        if (exceeded := exceeded_limit(queue, self._config, self._orderly)) is not None:
             limit, value, allowed = exceeded
             self.execute_pull_request_later(request, PULL_TIME_DELAY_MILLS_WHEN_CACHE_FLOW_CONTROL)
             self._counters.count(Event.FLOW_CONTROLLED)
@@ -135,6 +156,14 @@ class MessagePuller:
                 self._group, request.mq, value, limit.value, allowed, queue,
             )  # fmt: skip
             return
+        if self._under_lock is not None:
+            if not queue.holds_lock:
+                self.execute_pull_request_later(request, self._config.pull_time_delay_mills_when_exception)
+                return
+            if not request.previously_locked:
+                scheduler, first_offset = self._under_lock
+                scheduler.schedule(0, lambda: self._begin_under_lock(request, first_offset))
+                return
         subscription = self._subscription(request.mq.topic)
         if subscription is None:
             self.execute_pull_request_later(request, self._config.pull_time_delay_mills_when_exception)
@@ -143,6 +172,27 @@ class MessagePuller:
             )
             return
         self._pull(request, subscription)
+
+    def _begin_under_lock(self, request: PullRequest, first_offset: Callable[[MessageQueue], int]) -> None:
+        """Begin where the last owner of the queue left off: its last commit may have come after this member asked.
+
+        Behaviour: PL-16. Source: the branch for locked queues in DefaultMQPushConsumerImpl.pullMessage.
+        """
+        try:
+            offset = first_offset(request.mq)
+        except RocketMQError as error:
+            self._warnings.warning(
+                ("first locked offset", request.mq),
+                "group %s: cannot tell where to begin on %s, it is tried again: %s", self._group, request.mq, error,
+            )  # fmt: skip
+            self.execute_pull_request_later(request, self._config.pull_time_delay_mills_when_exception)
+            return
+        if offset != request.next_offset:
+            _log.info("group %s: %s is begun at %s, not at %s: its last owner was further on",
+                      self._group, request.mq, offset, request.next_offset)  # fmt: skip
+        request.next_offset = offset
+        request.previously_locked = True
+        self.pull_message(request)
 
     def _pull(self, request: PullRequest, subscription: SubscriptionData) -> None:
         config = self._config
@@ -196,8 +246,8 @@ class MessagePuller:
         if not msgs:
             self.pull_message(request)
             return
-        queue.put_message(msgs)
-        self._consume(msgs, queue, request.mq)
+        dispatch = queue.put_message(msgs)
+        self._consume(msgs, queue, request.mq, dispatch)
         if self._config.pull_interval > 0:
             self.execute_pull_request_later(request, self._config.pull_interval)
         else:

@@ -53,8 +53,8 @@ class OffsetStore(Protocol):
         """The offset, ``NO_OFFSET`` or ``OFFSET_UNKNOWN``; what the store answers is also noted in memory."""
         ...
 
-    def persist_all(self, mqs: Collection[MessageQueue]) -> None:
-        """Store the offsets of these queues and forget all others; with none do nothing."""
+    def persist_all(self, mqs: Collection[MessageQueue], withheld: Collection[MessageQueue] = ()) -> None:
+        """Store the offsets of these queues, but for those withheld, and forget all others; with none do nothing."""
         ...
 
     def persist_at_shutdown(self, mqs: Collection[MessageQueue]) -> None:
@@ -135,7 +135,7 @@ class RemoteBrokerOffsetStore:
         self.update_offset(mq, stored, increase_only=False)
         return stored
 
-    def persist_all(self, mqs: Collection[MessageQueue]) -> None:
+    def persist_all(self, mqs: Collection[MessageQueue], withheld: Collection[MessageQueue] = ()) -> None:
         """See ``OffsetStore.persist_all``. Behaviour: OS-04."""
         if not mqs:
             return
@@ -145,7 +145,8 @@ class RemoteBrokerOffsetStore:
                 del self._table[mq]
         for mq in mqs:
             # Each value is read when it is sent: a queue may be given up while an earlier request waits.
-            self.persist(mq)
+            if mq not in withheld:
+                self.persist(mq)
 
     def persist_at_shutdown(self, mqs: Collection[MessageQueue]) -> None:
         """See ``OffsetStore.persist_at_shutdown``: waits for answers, at most ``FINAL_COMMIT_TIMEOUT_MS`` per broker.

@@ -6,7 +6,7 @@ All errors are ``RocketMQError``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,6 +74,18 @@ class Broker(Protocol):
 
     def commit_consumer_offset(self, group: str, mq: MessageQueue, offset: int, timeout_ms: int) -> None:
         """Commit an offset and wait until the broker says that it has it."""
+        ...
+
+    def lock_batch_mq(
+        self, group: str, client_id: str, broker_name: str, mqs: Collection[MessageQueue], timeout_ms: int
+    ) -> set[MessageQueue]:
+        """Lock, or renew the locks on, queues of one broker for this member; those that it holds now."""
+        ...
+
+    def unlock_batch_mq(
+        self, group: str, client_id: str, broker_name: str, mqs: Collection[MessageQueue], timeout_ms: int, oneway: bool
+    ) -> None:
+        """Give locks back; what this member does not hold is left alone."""
         ...
 
     def max_offset(self, mq: MessageQueue) -> int:

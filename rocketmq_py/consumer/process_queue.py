@@ -16,7 +16,7 @@ from sortedcontainers import SortedDict
 
 from rocketmq_py.clock import Clock, SystemClock
 from rocketmq_py.model.message import MessageConst, MessageExt
-from rocketmq_py.runtime import Mutex
+from rocketmq_py.runtime import Lock, Mutex, ThreadRuntime
 
 NO_OFFSET = -1
 """There is nothing to commit."""
@@ -92,14 +92,17 @@ class ProcessQueue:
     Attributes:
         dropped: the queue was taken away: nothing of it is consumed or committed any more. Never cleared again.
         locked: the broker's lock is believed to be held (orderly consumption).
-        last_lock_timestamp: monotonic ms of the last time the broker granted the lock.
+        last_lock_timestamp: monotonic ms at which the lock was last asked for and then granted.
+        consume_lock: held while an orderly listener has messages and its answer is carried out, and while the queue is
+            given away: neither happens in the middle of the other.
         last_pull_timestamp: monotonic ms of the last pull attempt, flow-controlled ones too.
         try_unlock_times: failed attempts to give an orderly queue away.
 
-    Deviation: durations are measured by the monotonic clock; Java's wall clock may jump.
+    Deviation: durations are measured by the monotonic clock; Java's wall clock may jump. A lock's time runs from before
+    it was asked for: the answer may have been long on its way.
     """
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, consume_lock: Lock | None = None) -> None:
         self._now_ms = (clock or SystemClock()).monotonic_ms
         self._lock = Mutex()
         # Unfinished messages by offset; in orderly consumption those not yet taken. SortedDict has no type parameters.
@@ -115,6 +118,7 @@ class ProcessQueue:
         now = self._now_ms()
         self._last_consume_timestamp = now
         self.dropped = False
+        self.consume_lock = consume_lock or ThreadRuntime().lock()
         self.locked = False
         self.last_lock_timestamp = now
         self.last_pull_timestamp = now
@@ -355,6 +359,17 @@ class ProcessQueue:
     def is_lock_expired(self) -> bool:
         """Whether the broker's lock was not renewed for more than 30 s."""
         return self._now_ms() - self.last_lock_timestamp > REBALANCE_LOCK_MAX_LIVE_TIME_MS
+
+    @property
+    def holds_lock(self) -> bool:
+        """Whether the broker's lock is believed to be held and was renewed within 30 s."""
+        return self.locked and not self.is_lock_expired
+
+    def note_locked(self, asked_ms: int) -> None:
+        """The broker granted the lock that was asked for at this moment (monotonic ms)."""
+        with self._lock:
+            self.last_lock_timestamp = max(self.last_lock_timestamp, asked_ms)
+            self.locked = True
 
     @property
     def is_pull_expired(self) -> bool:

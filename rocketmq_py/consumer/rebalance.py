@@ -1,14 +1,17 @@
 """Which queues this member owns, and what happens when that changes.
 
-Source: RebalanceImpl and RebalancePushImpl, clustering. Each member asks a broker who else is in the group, sorts
-queues and members, and computes its own share (``allocate``). Queues gained get a window and a pull request, queues
-lost are dropped and their offset is committed.
+Each member of a clustering group asks a broker who else is in the group, sorts queues and members, and computes its
+own share (``allocate``); each member of a broadcasting group takes all. Queues gained get a window and a pull request,
+queues lost are dropped and their offset is committed. Orderly consumers of a clustering group lock a queue before they
+take it, and unlock it when its listener has ended.
+
+Source: RebalanceImpl and RebalancePushImpl.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from rocketmq_py.consumer.allocate import AllocateMessageQueueStrategy
@@ -16,9 +19,10 @@ from rocketmq_py.consumer.message_puller import PullRequest
 from rocketmq_py.consumer.offset_store import NO_OFFSET, OffsetStore, ReadOffsetType
 from rocketmq_py.consumer.ports import Broker, Group
 from rocketmq_py.consumer.process_queue import ProcessQueue
+from rocketmq_py.consumer.queue_locks import QueueLocks
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model import names
-from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
+from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig, MessageModel
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.rate_limited_log import RateLimitedLog
@@ -26,6 +30,14 @@ from rocketmq_py.runtime import Mutex, Runtime
 
 FIRST_PULL_DELAY_MS = 500
 """A queue gained is pulled after this: time for its last owner to commit. Not needed by a group's only member."""
+
+REBALANCE_AFTER_FAILED_LOCK_MS = 500
+
+CONSUME_LOCK_WAIT_MS = 500
+"""How long giving an orderly queue up waits for its listener; then it is tried again at the next turn."""
+
+FORCE_UNLOCK_AFTER_MS = 20_000
+"""An orderly queue whose lock was last renewed longer ago is given up although its listener is still at work."""
 
 SLOW_TO_FAIL_MS = 1_000
 """A broker that takes so long to answer nothing is not asked about its other queues in the same round."""
@@ -39,6 +51,13 @@ class RebalanceImpl:
     Threads: ``do_rebalance`` on the rebalance thread alone; ``remove_process_queue`` also on the pull thread; the rest
              on any.
     Lock:    ``_lock`` guards the three tables; never held during a request.
+
+    Args:
+        orderly: whether the listener is an orderly one.
+
+    Attributes:
+        locks: the broker's locks, for orderly consumers of clustering groups; else None.
+        paused: whether rebalances do nothing.
     """
 
     def __init__(
@@ -52,6 +71,7 @@ class RebalanceImpl:
         client: Group,
         offset_store: OffsetStore,
         dispatch: Callable[[PullRequest, int], None],
+        orderly: bool = False,
     ) -> None:
         self._group = group
         self._config = config
@@ -61,6 +81,19 @@ class RebalanceImpl:
         self._client = client
         self._offset_store = offset_store
         self._dispatch = dispatch
+        self._new_lock = runtime.lock
+        self._broadcasting = config.message_model is MessageModel.BROADCASTING
+        self.locks: QueueLocks | None = None
+        if orderly and not self._broadcasting:
+            self.locks = QueueLocks(
+                group=group,
+                runtime=runtime,
+                broker=broker,
+                client=client,
+                offset_store=offset_store,
+                windows=self.windows,
+                lost=self._begin_anew,
+            )
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._lock = Mutex()
         self._process_queues: dict[MessageQueue, ProcessQueue] = {}  # Java: processQueueTable
@@ -130,14 +163,31 @@ class RebalanceImpl:
         with self._lock:
             return list(self._process_queues.items())
 
+    def may_commit(self, queue: ProcessQueue) -> bool:
+        """Whether the queue's offset may be told to the broker: not while an orderly consumer's lock counts as lost."""
+        return self.locks is None or queue.holds_lock
+
+    def withheld(self) -> set[MessageQueue]:
+        """Queues owned whose offset may not be committed now."""
+        return {mq for mq, queue in self.windows() if not self.may_commit(queue)}
+
     def remove_process_queue(self, mq: MessageQueue) -> None:
-        """Give a queue up: drop its window, commit and forget its offset. Source: RebalanceImpl.removeProcessQueue."""
+        """Give a queue up at once: drop its window, commit and forget its offset.
+
+        Source: RebalanceImpl.removeProcessQueue.
+        """
         with self._lock:
             queue = self._process_queues.pop(mq, None)
         if queue is not None:
             queue.dropped = True
-            self._persist_and_forget_offset(mq)
-            _log.info("group %s: gave up %s", self._group, mq)
+            self._give_up(mq, queue, wait_ms=0)
+
+    def _begin_anew(self, mq: MessageQueue, queue: ProcessQueue) -> None:
+        """Another member went on with the queue: forget the window and its offset, and take it again from there."""
+        queue.dropped = True
+        self._forget(mq, queue)
+        self._offset_store.remove_offset(mq)
+        self._client.rebalance_immediately()
 
     def destroy(self) -> None:
         """Drop every window and take none any more. Source: RebalanceImpl.destroy."""
@@ -146,6 +196,54 @@ class RebalanceImpl:
             for queue in self._process_queues.values():
                 queue.dropped = True
             self._process_queues.clear()
+
+    def unlock_idle(self, windows: Collection[tuple[MessageQueue, ProcessQueue]]) -> None:
+        """Give the locks of dropped windows back, except those whose listener is still at work: they run out.
+
+        Source: RebalanceImpl.unlockAll, which gives all back, while listeners may still run (deviations).
+        """
+        if self.locks is not None:
+            idle = [mq for mq, queue in windows if queue.locked and queue.consume_lock.acquire(0)]
+            self.locks.unlock(idle, oneway=False)
+
+    def _forget(self, mq: MessageQueue, queue: ProcessQueue) -> None:
+        with self._lock:
+            if self._process_queues.get(mq) is queue:
+                del self._process_queues[mq]
+
+    def _give_up(self, mq: MessageQueue, queue: ProcessQueue, wait_ms: int) -> bool:
+        """Commit and forget the offset of a dropped window, and unlock its queue.
+
+        False: its orderly listener is still at work; nothing was done.
+
+        Behaviour: RB-14, RB-15. Source: RebalancePushImpl.removeUnnecessaryMessageQueue, tryRemoveOrderMessageQueue.
+        """
+        if self.locks is None:
+            self._persist_and_forget_offset(mq)
+            _log.info("group %s: gave up %s", self._group, mq)
+            return True
+        forced = self._clock.monotonic_ms() > queue.last_lock_timestamp + FORCE_UNLOCK_AFTER_MS
+        idle = queue.consume_lock.acquire(0 if forced else wait_ms)
+        if not idle and not forced:
+            queue.try_unlock_times += 1
+            _log.info("group %s: %s is still being consumed, it is given up later", self._group, mq)
+            return False
+        try:
+            if self.may_commit(queue):
+                self._offset_store.persist(mq)
+            self._offset_store.remove_offset(mq)
+            if idle and queue.locked:
+                self.locks.unlock([mq], oneway=True)
+            elif not idle:
+                # The next owner must not begin now. Java unlocks here (deviations); the broker's lease ends 60 s after
+                # the last renewal.
+                _log.warning("group %s: gave up %s although its listener is still at work", self._group, mq)
+            queue.locked = False
+        finally:
+            if idle:
+                queue.consume_lock.release()
+        _log.info("group %s: gave up %s", self._group, mq)
+        return True
 
     def _persist_and_forget_offset(self, mq: MessageQueue) -> None:
         self._offset_store.persist(mq)
@@ -190,6 +288,8 @@ class RebalanceImpl:
                     self._group, topic,
                 )  # fmt: skip
             return True
+        if self._broadcasting:
+            return self._take(topic, known, known, alone=True)
         members = self._client.find_consumer_id_list(topic, self._group)
         if not members:
             self._warnings.warning(
@@ -207,39 +307,44 @@ class RebalanceImpl:
                 # The others have just been told, if at all, and commit when they give queues up: whoever reads the
                 # offsets now gets finished messages again. Java's first rebalance comes after this second, too.
                 return False
+        balanced = self._take(topic, known, frozenset(mine), alone)
+        return balanced and self._client.client_id in members
+
+    def _take(self, topic: str, known: frozenset[MessageQueue], mine: frozenset[MessageQueue], alone: bool) -> bool:
+        """Make these queues of a topic the owned ones; False: not yet, or not all."""
         changed, requests = self._update_process_queue_table(topic, mine)
         if changed:
-            _log.info("group %s: of %s queues of %s %s are mine, members: %s",
-                      self._group, len(mq_all), topic, len(mine), cid_all)  # fmt: skip
+            _log.info("group %s: of %s queues of %s %s are mine", self._group, len(known), topic, len(mine))
         try:
             if changed:
-                self._message_queue_changed(topic)
+                self._message_queue_changed(topic, known, mine)
         finally:
             for request in requests:
                 self._dispatch(request, 0 if alone else FIRST_PULL_DELAY_MS)
-        return mine == self._working_queues(topic) and self._client.client_id in members
-
-    def _working_queues(self, topic: str) -> set[MessageQueue]:
-        return {mq for mq, queue in self.windows() if mq.topic == topic and not queue.dropped}
+        # A queue that could not be given up yet is not in balance either. Java waits up to 20 s for the next turn.
+        return {mq: not queue.dropped for mq, queue in self.windows() if mq.topic == topic} == dict.fromkeys(mine, True)
 
     def _update_process_queue_table(
-        self, topic: str, mine: Collection[MessageQueue]
+        self, topic: str, mine: frozenset[MessageQueue]
     ) -> tuple[bool, Sequence[PullRequest]]:
         """Drop what is lost, add what is gained. Source: RebalanceImpl.updateProcessQueueTableInRebalance."""
         changed = False
         for mq, queue in self.windows():
             if mq.topic != topic:
                 continue
-            if mq in mine and not queue.is_pull_expired:
+            # One that is being given up and is to be mine again is given up first; Java leaves it dropped for 120 s.
+            if mq in mine and not queue.is_pull_expired and not queue.try_unlock_times:
                 continue
-            if mq in mine:
+            if mq in mine and not queue.dropped:
                 _log.warning("[BUG] group %s: nobody pulled %s for long, it is started again", self._group, mq)
-            self.remove_process_queue(mq)
-            changed = True
+            queue.dropped = True
+            if self._give_up(mq, queue, CONSUME_LOCK_WAIT_MS):
+                self._forget(mq, queue)
+                changed = True
         requests: list[PullRequest] = []
         owned = {mq for mq, _ in self.windows()}
         slow_to_fail: set[str] = set()
-        for mq in sorted(set(mine) - owned):
+        for mq, queue in self._locked({mq: self._new_window() for mq in sorted(mine - owned)}).items():
             if mq.broker_name in slow_to_fail:
                 continue  # one time-out per round is enough: the queues of other brokers wait behind it
             began_ms = self._clock.monotonic_ms()
@@ -254,8 +359,6 @@ class RebalanceImpl:
                 if self._clock.monotonic_ms() - began_ms >= SLOW_TO_FAIL_MS:
                     slow_to_fail.add(mq.broker_name)
                 continue
-            queue = ProcessQueue(self._clock)
-            queue.locked = True
             with self._lock:
                 if self._destroyed:  # meanwhile
                     return changed, requests
@@ -264,6 +367,20 @@ class RebalanceImpl:
             requests.append(PullRequest(mq, queue, next_offset))
             changed = True
         return changed, requests
+
+    def _new_window(self) -> ProcessQueue:
+        queue = ProcessQueue(self._clock, self._new_lock())
+        queue.locked = True
+        return queue
+
+    def _locked(self, gained: Mapping[MessageQueue, ProcessQueue]) -> Mapping[MessageQueue, ProcessQueue]:
+        """Those that may be taken: of a group that locks queues, those whose lock was granted. Behaviour: RB-16."""
+        if self.locks is None or not gained:
+            return gained
+        held = self.locks.lock(gained)
+        if len(held) < len(gained):
+            self._client.rebalance_later(REBALANCE_AFTER_FAILED_LOCK_MS)
+        return {mq: queue for mq, queue in gained.items() if mq in held}
 
     def compute_pull_from_where(self, mq: MessageQueue) -> int:
         """First offset to pull of a queue just gained.
@@ -292,8 +409,8 @@ class RebalanceImpl:
             raise RocketMQError(f"the broker answered the offset {offset} for {mq}")
         return offset
 
-    def _message_queue_changed(self, topic: str) -> None:
-        """Let brokers hear of a new view of the topic, and spread the topic's limits over its queues.
+    def _message_queue_changed(self, topic: str, known: frozenset[MessageQueue], mine: frozenset[MessageQueue]) -> None:
+        """Let brokers hear of a new view of the topic, spread the topic's limits over its queues, tell the user.
 
         Source: RebalancePushImpl.messageQueueChanged.
         """
@@ -309,6 +426,11 @@ class RebalanceImpl:
         if queues and config.pull_threshold_size_for_topic != -1:
             config.pull_threshold_size_for_queue = max(1, config.pull_threshold_size_for_topic // queues)
         self._announce()
+        if config.message_queue_listener is not None:
+            try:
+                config.message_queue_listener(topic, known, mine)
+            except Exception:  # noqa: BLE001 - border: the user's code
+                _log.exception("group %s: the message queue listener failed for topic %s", self._group, topic)
 
     def _announce(self) -> None:
         """Tell brokers of new subscriptions; only then do pulls name them.
@@ -329,6 +451,8 @@ class RebalanceImpl:
     def _truncate_message_queue_not_my_topic(self) -> None:
         """Give up queues of topics no longer subscribed. Java does not commit their offsets (deviations)."""
         topics = set(self.topics())
-        for mq, _ in self.windows():
+        for mq, queue in self.windows():
             if mq.topic not in topics:
-                self.remove_process_queue(mq)
+                queue.dropped = True
+                if self._give_up(mq, queue, CONSUME_LOCK_WAIT_MS):
+                    self._forget(mq, queue)

@@ -47,10 +47,14 @@ class SendMessageBack:
                 "group %s: cannot send message %s (queue %s offset %s) back, sending it to the retry topic instead: %s",
                 self._group, msg.msg_id, msg.queue_id, msg.queue_offset, error,
             )  # fmt: skip
-            return self._send_as_normal_message(msg)
+            return self.send_as_normal_message(msg)
         return True
 
-    def _send_as_normal_message(self, msg: MessageExt) -> bool:
+    def send_as_normal_message(self, msg: MessageExt) -> bool:
+        """Send it to the retry topic as a new message, its count raised by one: the only way for orderly consumers.
+
+        Source: ConsumeMessageOrderlyService.sendMessageBack, DefaultMQPushConsumerImpl.sendMessageBackAsNormalMessage.
+        """
         # A copy: in Java the message and its substitute share one property map (deviations).
         properties = {name: value for name, value in msg.properties.items() if name not in _LOCAL_PROPERTIES}
         properties.setdefault(MessageConst.ORIGIN_MESSAGE_ID, msg.msg_id)

@@ -19,7 +19,10 @@ class Event(Enum):
     SEND_BACK_FAILED = "failed messages that could not be sent back and are retried locally"
     PULL_FAILED = "pulls that ended in an error"
     OFFSET_ILLEGAL = "pulls whose offset the broker does not have"
-    UNKNOWN_RESULT = "listener answers that are no ConsumeConcurrentlyStatus"
+    UNKNOWN_RESULT = "listener answers that are no status"
+    BROADCAST_DROPPED = "failed messages of broadcasting consumers, which do not retry"
+    LATE_RESULT = "orderly batches whose answer came after the broker's lock had run out; they come again"
+    LOCK_LOST = "orderly queues that another member consumed on while the broker's lock had run out here"
 
 
 class ConsumerCounters:

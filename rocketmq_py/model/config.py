@@ -6,7 +6,7 @@ Names and units are Java's (``consume_timeout`` is in minutes); names of our own
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -14,6 +14,7 @@ from typing import Any
 
 from rocketmq_py.errors import ConfigError
 from rocketmq_py.model import names
+from rocketmq_py.model.message_queue import MessageQueue
 
 CONSUME_TIMESTAMP_FORMAT = "%Y%m%d%H%M%S"
 """Java's ``yyyyMMddHHmmss``, local time."""
@@ -27,6 +28,17 @@ class ConsumeFromWhere(Enum):
     CONSUME_FROM_LAST_OFFSET = "CONSUME_FROM_LAST_OFFSET"
     CONSUME_FROM_FIRST_OFFSET = "CONSUME_FROM_FIRST_OFFSET"
     CONSUME_FROM_TIMESTAMP = "CONSUME_FROM_TIMESTAMP"
+
+
+class MessageModel(Enum):
+    """Who of a group gets a message: one member, or each. Source: MessageModel."""
+
+    CLUSTERING = "CLUSTERING"
+    BROADCASTING = "BROADCASTING"
+
+
+MessageQueueListener = Callable[[str, frozenset[MessageQueue], frozenset[MessageQueue]], object]
+"""``listener(topic, all_queues, my_queues)``. Source: MessageQueueListener.messageQueueChanged."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -93,6 +105,9 @@ class ConsumerConfig(ClientConfig):
     """Settings of a push consumer. Source: DefaultMQPushConsumer; ranges: DefaultMQPushConsumerImpl.checkConfig.
 
     Attributes:
+        message_model: CLUSTERING: the members of the group share the queues. BROADCASTING: each gets every message, and
+            keeps its offsets in a file of its own; failed messages are not retried.
+        message_queue_listener: called on the rebalance thread when this member's queues of a topic change, or None.
         consume_from_where: where a new group starts.
         consume_timestamp: for CONSUME_FROM_TIMESTAMP, ``yyyyMMddHHmmss`` in local time; default: half an hour ago.
         allocate_message_queue_strategy: how queues are divided among members, for all the same (averagely).
@@ -109,13 +124,17 @@ class ConsumerConfig(ClientConfig):
         pull_batch_size_in_bytes: bytes asked for per pull (262,144); today's brokers do not read it.
         post_subscription_when_pull: send the subscription with each pull instead of relying on the heartbeat.
         unit_mode: marks a multi-site deployment for the broker.
-        max_reconsume_times: retries before the dead-letter topic; -1: 16.
+        max_reconsume_times: retries before the dead-letter topic; -1: 16, for orderly listeners without end.
+        suspend_current_queue_time_millis: ms until an orderly queue is consumed again after SUSPEND or ROLLBACK, 10 to
+            30,000 (1,000); others are taken as the nearest of these.
         consume_timeout: **minutes** after which a message in a listener is sent back to be retried (15).
         pull_time_delay_mills_when_exception: ms before a failed pull is tried again (1,000).
         await_termination_millis_when_shutdown: ms that ``shutdown`` waits for cached messages to be consumed (5,000;
             Java's is 0, see deviations).
     """
 
+    message_model: MessageModel = MessageModel.CLUSTERING
+    message_queue_listener: MessageQueueListener | None = None
     consume_from_where: ConsumeFromWhere = ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET
     consume_timestamp: str = field(
         default_factory=lambda: (datetime.now() - timedelta(minutes=30)).strftime(CONSUME_TIMESTAMP_FORMAT)
@@ -135,6 +154,7 @@ class ConsumerConfig(ClientConfig):
     post_subscription_when_pull: bool = False
     unit_mode: bool = False
     max_reconsume_times: int = -1
+    suspend_current_queue_time_millis: int = 1_000
     consume_timeout: int = 15
     pull_time_delay_mills_when_exception: int = 1_000
     await_termination_millis_when_shutdown: int = 5_000
@@ -145,6 +165,12 @@ class ConsumerConfig(ClientConfig):
         if group == names.DEFAULT_CONSUMER_GROUP:
             raise ConfigError(f"consumerGroup can not equal {group}, please specify another one")
         self.check_client()
+        if not isinstance(self.message_model, MessageModel):
+            raise ConfigError(f"message_model is a MessageModel, not {self.message_model!r}")
+        if self.message_queue_listener is not None and not callable(self.message_queue_listener):
+            raise ConfigError(
+                f"message_queue_listener is called with (topic, all, mine): {self.message_queue_listener!r}"
+            )
         if not isinstance(self.consume_from_where, ConsumeFromWhere):
             raise ConfigError(f"consume_from_where is a ConsumeFromWhere, not {self.consume_from_where!r}")
         self.consume_timestamp_ms()
@@ -170,6 +196,7 @@ class ConsumerConfig(ClientConfig):
         check_range("pull_batch_size", self.pull_batch_size, 1, 1024)
         check_range("pull_batch_size_in_bytes", self.pull_batch_size_in_bytes, 1, INT_MAX)
         check_range("max_reconsume_times", self.max_reconsume_times, -1, INT_MAX)
+        check_range("suspend_current_queue_time_millis", self.suspend_current_queue_time_millis, 0, INT_MAX)
         check_range("consume_timeout", self.consume_timeout, 1, INT_MAX // 60_000)
         check_range("pull_time_delay_mills_when_exception", self.pull_time_delay_mills_when_exception, 0, INT_MAX)
         check_range("await_termination_millis_when_shutdown", self.await_termination_millis_when_shutdown, 0, INT_MAX)
@@ -189,9 +216,14 @@ class ConsumerConfig(ClientConfig):
             ) from None
         return int(moment.timestamp() * 1000)
 
-    def effective_max_reconsume_times(self) -> int:
-        """-1 stands for 16. Source: DefaultMQPushConsumerImpl.getMaxReconsumeTimes."""
-        return 16 if self.max_reconsume_times == -1 else self.max_reconsume_times
+    def effective_max_reconsume_times(self, orderly: bool = False) -> int:
+        """-1 stands for 16, for an orderly listener for no limit.
+
+        Source: getMaxReconsumeTimes of DefaultMQPushConsumerImpl and ConsumeMessageOrderlyService.
+        """
+        if self.max_reconsume_times == -1:
+            return INT_MAX if orderly else 16
+        return self.max_reconsume_times
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -4,53 +4,78 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from rocketmq_py.errors import ConfigError
-from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
+from rocketmq_py.model.results import (
+    ConsumeConcurrentlyContext,
+    ConsumeConcurrentlyStatus,
+    ConsumeOrderlyContext,
+    ConsumeOrderlyStatus,
+    Messages,
+)
 
-ConsumeConcurrently = Callable[[Messages, ConsumeConcurrentlyContext], ConsumeConcurrentlyStatus | None]
+ContextT = TypeVar("ContextT")
+StatusT = TypeVar("StatusT")
+
+Consume = Callable[[Messages, ContextT], StatusT | None]
+ConsumeConcurrently = Consume[ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus]
+ConsumeOrderly = Consume[ConsumeOrderlyContext, ConsumeOrderlyStatus]
 
 
-class MessageListenerConcurrently:
-    """Gets messages on many threads at once, in no particular order.
+class MessageListener(Generic[ContextT, StatusT]):
+    """Base of the two kinds below; register one of those.
 
-    Either subclass it and define ``consume_message``, or hand it a function with the same two arguments. The function
-    may block. An exception or None means RECONSUME_LATER.
+    Either subclass them and define ``consume_message``, or hand over a function with the same two arguments. The
+    function may block.
 
     Args:
         function: what to call, when the class is not extended.
     """
 
-    _function: ConsumeConcurrently | None = None
+    _function: Consume[ContextT, StatusT] | None = None
 
-    def __init__(self, function: ConsumeConcurrently | None = None) -> None:
+    def __init__(self, function: Consume[ContextT, StatusT] | None = None) -> None:
         self._function = function
 
-    def consume_message(self, msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus | None:
+    def consume_message(self, msgs: Messages, context: ContextT) -> StatusT | None:
         """Consume one batch; called on a consume thread.
 
         Args:
             msgs: 1 to ``consume_message_batch_max_size`` messages of one queue, ascending offsets; read only.
-            context: see ``ConsumeConcurrentlyContext``.
+            context: what may be said beside the status.
         """
         if self._function is None:
             raise NotImplementedError("define consume_message in the subclass, or hand over a function")
         return self._function(msgs, context)
 
 
-def check_listener(listener: object) -> ConsumeConcurrently:
+class MessageListenerConcurrently(MessageListener[ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus]):
+    """Gets messages on many threads at once, in no particular order. An exception or None means RECONSUME_LATER."""
+
+
+class MessageListenerOrderly(MessageListener[ConsumeOrderlyContext, ConsumeOrderlyStatus]):
+    """Gets the messages of a queue one batch after the other, in the order of their offsets.
+
+    Different queues are consumed at the same time. Of all members of the group only the one that holds the broker's
+    lock on a queue consumes it. An exception or None means SUSPEND_CURRENT_QUEUE_A_MOMENT: nothing behind a message
+    that fails is consumed before it.
+    """
+
+
+def check_listener(listener: object) -> Consume[Any, Any]:
     """Return the function to call for each batch.
 
     Raises:
         ConfigError: not a listener, nothing to call, an ``async def``, a generator, or other arguments.
     """
-    if not isinstance(listener, MessageListenerConcurrently):
+    if not isinstance(listener, MessageListenerConcurrently | MessageListenerOrderly):
         raise ConfigError(
-            f"a message listener is a MessageListenerConcurrently, not {type(listener).__name__}: "
-            "wrap a function as MessageListenerConcurrently(function)"
+            "a message listener is a MessageListenerConcurrently or a MessageListenerOrderly, not "
+            f"{type(listener).__name__}: wrap a function as MessageListenerConcurrently(function)"
         )
     consume: object = listener.consume_message
-    if type(listener).consume_message is MessageListenerConcurrently.consume_message:
+    if type(listener).consume_message is MessageListener.consume_message:
         consume = listener._function  # saves a call per batch
     if not callable(consume):
         raise ConfigError(

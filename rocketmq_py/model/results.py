@@ -47,6 +47,42 @@ class ConsumeConcurrentlyContext:
         self.delay_level_when_next_consume = DELAY_BROKER_DECIDES
 
 
+class ConsumeOrderlyStatus(Enum):
+    """What an orderly listener answers.
+
+    ``SUCCESS``: done; with ``auto_commit`` off not committed yet. ``SUSPEND_CURRENT_QUEUE_A_MOMENT``: the same messages
+    again after a while, the queue waits. ``COMMIT`` and ``ROLLBACK`` are for ``auto_commit`` off: commit everything
+    since the last commit, or get all of it again. With ``auto_commit`` on both mean SUCCESS, with a warning.
+    """
+
+    SUCCESS = "SUCCESS"
+    ROLLBACK = "ROLLBACK"
+    COMMIT = "COMMIT"
+    SUSPEND_CURRENT_QUEUE_A_MOMENT = "SUSPEND_CURRENT_QUEUE_A_MOMENT"
+
+
+SUSPEND_AS_CONFIGURED = -1
+"""``suspend_current_queue_time_millis`` of a context: what the consumer's setting of that name says."""
+
+
+class ConsumeOrderlyContext:
+    """What an orderly listener may say beside its status.
+
+    Attributes:
+        message_queue: the queue of the batch.
+        auto_commit: whether SUCCESS commits (True); set it in every call, each has a context of its own.
+        suspend_current_queue_time_millis: ms until the messages come again, 10 to 30,000 (others are taken as the
+            nearest of these); -1: as the consumer's setting says.
+    """
+
+    __slots__ = ("auto_commit", "message_queue", "suspend_current_queue_time_millis")
+
+    def __init__(self, message_queue: MessageQueue) -> None:
+        self.message_queue = message_queue
+        self.auto_commit = True
+        self.suspend_current_queue_time_millis = SUSPEND_AS_CONFIGURED
+
+
 class PullStatus(Enum):
     """What a pull brought. Source: PullStatus."""
 

@@ -152,6 +152,27 @@ class LockBatch(NamedTuple):
     mqs: set[MessageQueue]
 
 
+def encode_lock_batch(asked: LockBatch) -> bytes:
+    """Body of LOCK_BATCH_MQ and UNLOCK_BATCH_MQ."""
+    return fastjson.dumps(
+        {
+            "clientId": asked.client_id,
+            "consumerGroup": asked.group,
+            "mqSet": sorted(asked.mqs),
+            "onlyThisBroker": False,
+        }
+    )
+
+
+def parse_locked(body: bytes) -> set[MessageQueue]:
+    """The queues in the reply to LOCK_BATCH_MQ.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    return _queue_set(_object(fastjson.loads(body), "a reply"), "lockOKMQSet")
+
+
 def parse_lock_batch(body: bytes) -> LockBatch:
     """Body of LOCK_BATCH_MQ and UNLOCK_BATCH_MQ.
 
@@ -159,15 +180,15 @@ def parse_lock_batch(body: bytes) -> LockBatch:
         ProtocolError: it is malformed.
     """
     fields = _object(fastjson.loads(body), "the request")
-    queues = [_object(each, "a queue") for each in _field(fields, "mqSet", list)]
-    return LockBatch(
-        _field(fields, "consumerGroup", str),
-        _field(fields, "clientId", str),
-        {
-            MessageQueue(_field(each, "topic", str), _field(each, "brokerName", str), _field(each, "queueId", int))
-            for each in queues
-        },
-    )
+    return LockBatch(_field(fields, "consumerGroup", str), _field(fields, "clientId", str), _queue_set(fields, "mqSet"))
+
+
+def _queue_set(fields: Mapping[Any, Any], name: str) -> set[MessageQueue]:
+    queues = [_object(each, "a queue") for each in _field(fields, name, list)]
+    return {
+        MessageQueue(_field(each, "topic", str), _field(each, "brokerName", str), _field(each, "queueId", int))
+        for each in queues
+    }
 
 
 def encode_locked(mqs: Iterable[MessageQueue]) -> bytes:

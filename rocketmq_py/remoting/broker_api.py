@@ -6,7 +6,7 @@ Satisfies ``consumer.ports.Broker``. Source: MQClientAPIImpl, PullAPIWrapper, Re
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from rocketmq_py.clock import Clock
@@ -223,6 +223,32 @@ class BrokerApi:
         request = _offset_update(group, mq, offset)
         self._remoting.invoke_ok(self._address_of(mq).address, request, timeout_ms, f"commit offset {offset} of {mq}")
 
+    # Locks.
+
+    def lock_batch_mq(
+        self, group: str, client_id: str, broker_name: str, mqs: Collection[MessageQueue], timeout_ms: int
+    ) -> set[MessageQueue]:
+        """See ``consumer.ports.Broker.lock_batch_mq``."""
+        body = bodies.encode_lock_batch(bodies.LockBatch(group, client_id, set(mqs)))
+        request = Request(RequestCode.LOCK_BATCH_MQ, {}, body)
+        address = self._master_of(broker_name)
+        reply = self._remoting.invoke_ok(address, request, timeout_ms, f"lock {len(mqs)} queues for group {group}")
+        return bodies.parse_locked(reply.body)
+
+    def unlock_batch_mq(
+        self, group: str, client_id: str, broker_name: str, mqs: Collection[MessageQueue], timeout_ms: int, oneway: bool
+    ) -> None:
+        """See ``consumer.ports.Broker.unlock_batch_mq``."""
+        body = bodies.encode_lock_batch(bodies.LockBatch(group, client_id, set(mqs)))
+        request = Request(RequestCode.UNLOCK_BATCH_MQ, {}, body)
+        address = self._master_of(broker_name)
+        if oneway:
+            self._remoting.invoke_oneway(address, request, timeout_ms)
+        else:
+            self._remoting.invoke_ok(address, request, timeout_ms, f"unlock {len(mqs)} queues for group {group}")
+
+    # Ends of queues.
+
     def max_offset(self, mq: MessageQueue) -> int:
         """See ``consumer.ports.Broker.max_offset``."""
         return self._offset(RequestCode.GET_MAX_OFFSET, mq, {}, "ask for the last offset")
@@ -258,11 +284,10 @@ class BrokerApi:
             "unitMode": "false",
             "bname": msg.broker_name,
         }
-        broker = self._routes.find_broker(msg.broker_name, only_this=True)
-        if broker is None:
-            raise ConnectError(f"broker {msg.broker_name} has no master now")
         request = Request(RequestCode.CONSUMER_SEND_MSG_BACK, fields)
-        self._remoting.invoke_ok(broker.address, request, timeout_ms, f"send message {msg.msg_id} back")
+        self._remoting.invoke_ok(
+            self._master_of(msg.broker_name), request, timeout_ms, f"send message {msg.msg_id} back"
+        )
 
     def send_retry_message(self, topic: str, body: bytes, flag: int, properties: Mapping[str, str]) -> None:
         """See ``consumer.ports.Broker.send_retry_message``."""
@@ -303,6 +328,12 @@ class BrokerApi:
         request = Request(RequestCode.GET_CONSUMER_LIST_BY_GROUP, {"consumerGroup": group})
         reply = self._remoting.invoke_ok(address, request, self._timeout_ms, f"ask for the members of group {group}")
         return bodies.parse_consumer_id_list(reply.body)
+
+    def _master_of(self, broker_name: str) -> str:
+        broker = self._routes.find_broker(broker_name, only_this=True)
+        if broker is None:
+            raise ConnectError(f"broker {broker_name} has no master now")
+        return broker.address
 
     def _address_of(self, mq: MessageQueue, only_master: bool = False, prefer_master: bool = False) -> FoundBroker:
         """Source: the look-ups in RemoteBrokerOffsetStore and MQAdminImpl: one refresh of the route, then give up."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from rocketmq_py.consumer.ports import PullCall
 from rocketmq_py.errors import RocketMQError
@@ -20,6 +20,7 @@ class FakeBroker:
     Attributes:
         offsets: committed offsets by (group, queue).
         members: client ids by group.
+        locks: client id of the holder by (group, queue).
         sent_back: (message, delay level) of every send-back.
         retry_messages: (topic, body, properties) of what came as a normal message instead.
         heartbeats: how many were sent.
@@ -34,6 +35,7 @@ class FakeBroker:
         self._waiting: deque[tuple[PullCall, Callable[[PullResult], None], Callable[[Exception], None]]] = deque()
         self.offsets: dict[tuple[str, MessageQueue], int] = {}
         self.members: dict[str, list[str]] = {}
+        self.locks: dict[tuple[str, MessageQueue], str] = {}
         self.sent_back: list[tuple[MessageExt, int]] = []
         self.retry_messages: list[tuple[str, bytes, Mapping[str, str]]] = []
         self.heartbeats = 0
@@ -141,6 +143,22 @@ class FakeBroker:
         """See ``Broker.commit_consumer_offset``."""
         self._fail("commit_consumer_offset")
         self.offsets[group, mq] = offset
+
+    def lock_batch_mq(
+        self, group: str, client_id: str, broker_name: str, mqs: Collection[MessageQueue], timeout_ms: int
+    ) -> set[MessageQueue]:
+        """See ``Broker.lock_batch_mq``: whoever asks first holds a queue; locks never end by themselves."""
+        self._fail("lock_batch_mq")
+        return {mq for mq in mqs if self.locks.setdefault((group, mq), client_id) == client_id}
+
+    def unlock_batch_mq(
+        self, group: str, client_id: str, broker_name: str, mqs: Collection[MessageQueue], timeout_ms: int, oneway: bool
+    ) -> None:
+        """See ``Broker.unlock_batch_mq``."""
+        self._fail("unlock_batch_mq")
+        for mq in mqs:
+            if self.locks.get((group, mq)) == client_id:
+                del self.locks[group, mq]
 
     def max_offset(self, mq: MessageQueue) -> int:
         """See ``Broker.max_offset``."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely, AllocateMessageQueueStrategy
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
+from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageOrderlyService
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
 from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
@@ -17,7 +18,7 @@ from rocketmq_py.consumer.rebalance import RebalanceImpl
 from rocketmq_py.consumer.send_back import SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters
 from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
-from rocketmq_py.model.listener import ConsumeConcurrently
+from rocketmq_py.model.listener import ConsumeConcurrently, ConsumeOrderly
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
@@ -86,6 +87,7 @@ class Core:
         self,
         listener: ConsumeConcurrently = succeed,
         *,
+        orderly: ConsumeOrderly | None = None,
         broker: FakeBroker | None = None,
         strategy: AllocateMessageQueueStrategy | None = None,
         hooks: list[ConsumeMessageHook] | None = None,
@@ -112,23 +114,27 @@ class Core:
             client=self.broker,
             offset_store=self.store,
             dispatch=lambda request, delay_ms: self.puller.execute_pull_request_later(request, delay_ms),  # noqa: PLW0108 - made below
+            orderly=orderly is not None,
         )
-        self.service = ConsumeMessageConcurrentlyService(
-            group=GROUP,
-            config=self.config,
-            listener=listener,
-            runtime=self.runtime,
-            offset_store=self.store,
-            send_back=SendMessageBack(
+        parts: dict[str, Any] = {
+            "group": GROUP,
+            "config": self.config,
+            "runtime": self.runtime,
+            "offset_store": self.store,
+            "send_back": SendMessageBack(
                 GROUP,
-                self.config.effective_max_reconsume_times(),
+                self.config.effective_max_reconsume_times(orderly is not None),
                 self.broker,
                 RateLimitedLog(self.runtime.clock, logger),
             ),
-            hooks=self.hooks,
-            counters=self.counters,
-            windows=self.rebalance.windows,
-        )
+            "hooks": self.hooks,
+            "counters": self.counters,
+        }
+        if orderly is None:
+            self.service = ConsumeMessageConcurrentlyService(listener=listener, windows=self.rebalance.windows, **parts)
+        else:
+            self.orderly_service = ConsumeMessageOrderlyService(listener=orderly, locks=self.rebalance.locks, **parts)
+        submit = (self.service if orderly is None else self.orderly_service).submit_consume_request
         self.pulls = PullMessageService(self.runtime)
         self.puller = MessagePuller(
             group=GROUP,
@@ -141,8 +147,10 @@ class Core:
             counters=self.counters,
             subscription=self.rebalance.subscription,
             newest_subscription=self.rebalance.newest_subscription,
-            consume=self.service.submit_consume_request,
+            consume=submit,
             offset_illegal=self.reset_to,
+            orderly=orderly is not None,
+            first_locked_offset=self.rebalance.compute_pull_from_where if self.rebalance.locks is not None else None,
         )
         self.rebalance.subscribe(build_subscription_data(TOPIC, expression, self.clock.wall_ms()))
         self.rebalance.update_topic_subscribe_info(TOPIC, [mq(number) for number in range(queues)])
@@ -178,5 +186,5 @@ class Core:
 
     def committed(self, queue: MessageQueue) -> int | None:
         """What the broker has after a commit."""
-        self.store.persist_all(list(self.windows))
+        self.store.persist_all(list(self.windows), self.rebalance.withheld())
         return self.broker.offsets.get((GROUP, queue))

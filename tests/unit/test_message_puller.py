@@ -12,7 +12,7 @@ from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
 from rocketmq_py.consumer.ports import PullCall
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
-from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RequestTimeoutError
+from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RequestTimeoutError, RocketMQError
 from rocketmq_py.model.config import ConsumerConfig
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue
@@ -53,8 +53,15 @@ class Broker(FakeBroker):
 class Pulling:
     """A puller with the request of one queue, and everything that it calls noted."""
 
-    def __init__(self, expression: str = "*", topic: str = TOPIC, **settings: Any) -> None:
-        runtime = ManualRuntime()
+    def __init__(
+        self,
+        expression: str = "*",
+        topic: str = TOPIC,
+        first_locked_offset: int | RocketMQError | None = None,
+        **settings: Any,
+    ) -> None:
+        runtime = self.runtime = ManualRuntime()
+        self.first_locked_offset = first_locked_offset
         self.clock = runtime.manual_clock
         self.broker = Broker()
         self.dispatch = Dispatch()
@@ -65,6 +72,7 @@ class Pulling:
         self.subscriptions: dict[str, SubscriptionData] = {topic: build_subscription_data(topic, expression, 1)}
         self.announced: dict[str, SubscriptionData] = {}
         self.consumed: list[list[int]] = []
+        self.dispatched: list[bool] = []
         self.illegal: list[PullRequest] = []
         self.puller = MessagePuller(
             group=GROUP,
@@ -79,15 +87,24 @@ class Pulling:
             newest_subscription=lambda topic: self.announced.get(topic) or self.subscriptions.get(topic),
             consume=self._consume,
             offset_illegal=self.illegal.append,
+            orderly=first_locked_offset is not None,
+            first_locked_offset=None if first_locked_offset is None else self._first_offset,
         )
         self.puller.running = True
         self.mq = mq(0, topic)
         self.window = ProcessQueue(self.clock)
         self.request = PullRequest(self.mq, self.window, 10)
 
-    def _consume(self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue) -> None:
+    def _consume(self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue, dispatch: bool) -> None:
         assert (queue, mq) == (self.window, self.mq)
         self.consumed.append(offsets(msgs))
+        self.dispatched.append(dispatch)
+
+    def _first_offset(self, mq: MessageQueue) -> int:
+        if isinstance(self.first_locked_offset, RocketMQError):
+            raise self.first_locked_offset
+        assert self.first_locked_offset is not None
+        return self.first_locked_offset
 
     def pull(self) -> None:
         self.puller.pull_message(self.request)
@@ -533,3 +550,77 @@ def test_what_a_held_pull_brings_is_filtered_by_the_newest_subscription() -> Non
     pulling.announced[TOPIC] = build_subscription_data(TOPIC, "TagA || TagB", 2)
     pulling.broker.answer(PullResult(PullStatus.FOUND, 12, 0, 99, [message(10, tags="TagB")]))
     assert pulling.window.msg_count == 1
+
+
+# Orderly consumption of a group that locks queues.
+
+
+def locked(first_locked_offset: int | RocketMQError = 10, **settings: Any) -> Pulling:
+    pulling = Pulling(first_locked_offset=first_locked_offset, **settings)
+    pulling.window.note_locked(pulling.clock.monotonic_ms())
+    return pulling
+
+
+@pytest.mark.behaviour("PL-16")
+def test_an_orderly_queue_begins_where_the_store_says_once_it_is_locked_and_asks_only_once() -> None:
+    pulling = locked(first_locked_offset=25)
+    pulling.pull()
+    assert pulling.broker.waiting == []
+    pulling.runtime.advance(0)
+    assert [call.offset for call, _, _ in pulling.broker.waiting] == [25]
+    pulling.first_locked_offset = 99
+    pulling.broker.answer(PullResult(PullStatus.FOUND, 27, 0, 99, messages(25, 26)))
+    assert [call.offset for call, _, _ in pulling.broker.waiting] == [27]
+
+
+@pytest.mark.behaviour("PL-16")
+def test_an_orderly_queue_whose_first_offset_cannot_be_asked_is_tried_again() -> None:
+    pulling = locked(first_locked_offset=ConnectError("down"))
+    pulling.pull()
+    pulling.runtime.advance(0)
+    assert pulling.broker.waiting == []
+    assert pulling.dispatch.delays == [1_000]
+    pulling.first_locked_offset = 25
+    pulling.dispatch.run_next()
+    pulling.runtime.advance(0)
+    assert [call.offset for call, _, _ in pulling.broker.waiting] == [25]
+
+
+@pytest.mark.behaviour("PL-17")
+def test_an_orderly_queue_is_not_pulled_while_its_lock_is_not_held_or_has_run_out() -> None:
+    pulling = Pulling(first_locked_offset=10)
+    pulling.pull()
+    pulling.window.note_locked(pulling.clock.monotonic_ms())
+    pulling.clock.advance(30_001)
+    pulling.pull()
+    pulling.runtime.advance(0)
+    assert pulling.broker.waiting == []
+    assert pulling.dispatch.delays == [1_000, 1_000]
+
+
+@pytest.mark.behaviour("PL-03")
+def test_the_span_of_an_orderly_window_does_not_hold_its_pull_back() -> None:
+    pulling = locked(consume_concurrently_max_span=10)
+    pulling.window.put_message(messages(1, 100))
+    pulling.pull()
+    pulling.runtime.advance(0)
+    assert len(pulling.broker.waiting) == 1
+
+
+@pytest.mark.behaviour("PL-06")
+def test_the_consumer_is_told_whether_the_window_asks_for_an_orderly_task() -> None:
+    pulling = locked()
+    pulling.pull()
+    pulling.runtime.advance(0)
+    pulling.broker.answer(PullResult(PullStatus.FOUND, 12, 0, 99, messages(10, 11)))
+    pulling.broker.answer(PullResult(PullStatus.FOUND, 13, 0, 99, messages(12)))
+    assert pulling.dispatched == [True, False]
+
+
+@pytest.mark.behaviour("PL-17")
+def test_after_shutdown_no_offset_is_asked_for() -> None:
+    pulling = locked()
+    pulling.pull()
+    pulling.puller.shutdown()
+    pulling.runtime.advance(0)
+    assert pulling.broker.waiting == []

@@ -1,0 +1,132 @@
+"""Calls the user's listener, tells the hooks, and makes sense of whatever comes back.
+
+Source: the middle part of ConsumeRequest.run, which the consume services of Java have each of their own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from rocketmq_py.consumer.consume_result import return_type
+from rocketmq_py.consumer.hooks import (
+    CONSUME_CONTEXT_TYPE,
+    ConsumeMessageContext,
+    ConsumeMessageHook,
+    run_after,
+    run_before,
+)
+from rocketmq_py.consumer.stats import ConsumerCounters, Event
+from rocketmq_py.model import names
+from rocketmq_py.model.config import ConsumerConfig
+from rocketmq_py.model.listener import Consume, ContextT
+from rocketmq_py.model.message import MessageConst, MessageExt
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import ConsumeConcurrentlyStatus, ConsumeOrderlyStatus
+from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.runtime import Runtime
+
+_log = logging.getLogger(__name__)
+
+_MINUTE_MS = 60_000
+_GOOD = (ConsumeConcurrentlyStatus.CONSUME_SUCCESS, ConsumeOrderlyStatus.SUCCESS, ConsumeOrderlyStatus.COMMIT)
+
+StatusT = TypeVar("StatusT", bound=ConsumeConcurrentlyStatus | ConsumeOrderlyStatus)
+
+
+class ListenerCaller(Generic[ContextT, StatusT]):
+    """One per consumer; called on its consume threads, several at once.
+
+    Args:
+        none_means: the status that hooks are told when the listener gave none.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        config: ConsumerConfig,
+        listener: Consume[ContextT, StatusT],
+        none_means: StatusT,
+        runtime: Runtime,
+        hooks: Sequence[ConsumeMessageHook],
+        counters: ConsumerCounters,
+    ) -> None:
+        self._group = group
+        self._listener = listener
+        self._none_means = none_means
+        self._status_type = type(none_means)
+        self._hooks = hooks
+        self._counters = counters
+        self._now_ms = runtime.clock.monotonic_ms
+        self._consume_timeout_ms = config.consume_timeout * _MINUTE_MS
+        self._retry_topic = names.retry_topic(group)
+        self._warnings = RateLimitedLog(runtime.clock, _log)
+        self._listener_errors = RateLimitedLog(runtime.clock, _log, interval_ms=1_000)
+
+    def call(self, msgs: Sequence[MessageExt], mq: MessageQueue, context: ContextT) -> StatusT | None:
+        """Hand messages to the listener.
+
+        Returns:
+            Its status; None when it raised or answered anything else. Hot: once per message at batch size 1.
+        """
+        if mq.topic == self._retry_topic:
+            self._restore_topics(msgs)
+        hook_context = None
+        begin = 0
+        if self._hooks:
+            hook_context = ConsumeMessageContext(self._group, tuple(msgs), mq)
+            run_before(self._hooks, hook_context)
+            begin = self._now_ms()
+        answer: object = None
+        raised = False
+        try:
+            answer = self._listener(tuple(msgs), context)
+        except BaseException as error:  # noqa: BLE001 - border: whatever the user's code raises means "again later"
+            raised = True
+            self._listener_errors.warning(
+                (type(error), mq),
+                "group %s: the listener raised %r for %s messages from offset %s of %s; they are consumed again later",
+                self._group, error, len(msgs), msgs[0].queue_offset, mq, with_traceback=True,
+            )  # fmt: skip
+        status = answer if isinstance(answer, self._status_type) else None
+        if status is None and not raised:
+            self._report_no_status(answer, msgs, mq)
+        if hook_context is not None:
+            self._tell_hooks(hook_context, status, raised, self._now_ms() - begin)
+        return status
+
+    def _restore_topics(self, msgs: Sequence[MessageExt]) -> None:
+        """Show retried messages under their original topic. Source: resetRetryAndNamespace, resetRetryTopic."""
+        for msg in msgs:
+            original = msg.get_property(MessageConst.RETRY_TOPIC)
+            if original is not None and msg.topic == self._retry_topic:
+                msg._topic = original
+
+    def _report_no_status(self, answer: object, msgs: Sequence[MessageExt], mq: MessageQueue) -> None:
+        what = "None"
+        if answer is not None:
+            self._counters.count(Event.UNKNOWN_RESULT)
+            what = f"{_shown(answer)}, which is no {self._status_type.__name__},"
+            if inspect.iscoroutine(answer):
+                answer.close()
+        self._warnings.warning(
+            ("no status", type(answer)),
+            "group %s: the listener returned %s for %s messages from offset %s of %s; they are consumed again later",
+            self._group, what, len(msgs), msgs[0].queue_offset, mq,
+        )  # fmt: skip
+
+    def _tell_hooks(self, context: ConsumeMessageContext, status: StatusT | None, raised: bool, took_ms: int) -> None:
+        context.props[CONSUME_CONTEXT_TYPE] = return_type(status, raised, took_ms, self._consume_timeout_ms).value
+        context.status = (status or self._none_means).value
+        context.success = status in _GOOD
+        run_after(self._hooks, context)
+
+
+def _shown(answer: object) -> str:
+    try:
+        return f"{answer!r:.200}"
+    except Exception:  # noqa: BLE001 - border: a user's class may fail to show itself
+        return f"an object of type {type(answer).__name__}"
