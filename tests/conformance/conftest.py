@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from rocketmq_py import ConsumeFromWhere, DefaultMQProducer, DefaultMQPushConsumer, Message, MessageListenerConcurrently
+from rocketmq_py import (
+    ConsumeFromWhere,
+    DefaultMQProducer,
+    DefaultMQPushConsumer,
+    Message,
+    MessageListenerConcurrently,
+    MessageListenerOrderly,
+)
 from tests.conformance.servers import SERVERS, Server
 from tests.embedded import EmbeddedProcess
 
@@ -52,7 +59,11 @@ def start_consumer(server: Server) -> Iterator[StartConsumer]:
     with ExitStack() as running:
 
         def start(
-            group: str, topic: str, listener: MessageListenerConcurrently, tags: str = "*", **settings: Any
+            group: str,
+            topic: str,
+            listener: MessageListenerConcurrently | MessageListenerOrderly,
+            tags: str = "*",
+            **settings: Any,
         ) -> DefaultMQPushConsumer:
             settings.setdefault("consume_from_where", ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET)
             consumer = DefaultMQPushConsumer(group, namesrv_addr=server.namesrv_addr, **settings)
