@@ -26,7 +26,7 @@ from tests.unit.support import GROUP, Core, mq
 QUEUES = [mq(0), mq(1), mq(2)]
 MESSAGES = 25
 LEASE_MS = 60_000
-SEEDS = 400 if os.environ.get("ROCKETMQ_PY_FULL") else 60
+SEEDS = 400 if os.environ.get("ROCKETMQ_PY_FULL") else 30
 
 
 @dataclass
@@ -60,6 +60,10 @@ class World:
     def now(self) -> int:
         return self.clock.monotonic_ms()
 
+    def listed(self) -> list[str]:
+        """The members that the brokers know: those they have given up hearing from are missing."""
+        return [member.name for member in self.live() if not (member.paused and member.unheard)]
+
     def live(self) -> list[Member]:
         return [member for member in self.members if not member.gone]
 
@@ -75,28 +79,29 @@ class World:
     def tell(self) -> None:
         """Who is in the group now, as the brokers see it."""
         for member in self.members:
-            member.broker.members[GROUP] = [each.name for each in self.live()]
+            member.broker.members[GROUP] = self.listed()
 
     def step(self) -> None:
         """One of the things that may happen next."""
         chance = self.random.random()
         awake = self.awake()
         member = self.random.choice(awake) if awake else None
-        if chance < 0.03 and len(self.live()) < 3 and not self.calm:
+        if chance < 0.04 and len(self.live()) < 3 and not self.calm:
             self.join()
-        elif chance < 0.05 and len(self.live()) > 1 and member is not None and not self.calm:
+        elif chance < 0.07 and len(self.live()) > 1 and member is not None and not self.calm:
             member.leave(killed=self.random.random() < 0.5)
         elif chance < 0.10 and member is not None and not self.calm:
             member.pause(self.random.choice([5_000, 25_000, 35_000, 70_000, 100_000]))
         elif chance < 0.14 and member is not None and not self.calm:
             member.broker.cut_off = not member.broker.cut_off
         elif chance < 0.45:
-            self.pass_time(self.random.choice([10, 100, 500, 1_000, 3_000, 10_000]))
+            self.pass_time(self.random.choice([10, 10, 100, 500, 1_000, 3_000, 10_000]))
         elif member is not None:
             self.random.choice([member.rebalance, member.pull, member.consume, member.consume])()
 
     def pass_time(self, ms: int) -> None:
         self.clock.advance(ms)
+        self.tell()
         for member in self.live():
             member.keep_up()
 
@@ -178,6 +183,7 @@ class Member:
         self.core.clock.advance(world.now - self.core.clock.monotonic_ms())
         self.core.pool.held = True
         self.paused_until = 0
+        self.unheard = False
         self.gone = False
 
     @property
@@ -192,6 +198,8 @@ class Member:
 
     def pause(self, ms: int) -> None:
         self.paused_until = self.world.now + ms
+        self.unheard = self.world.random.random() < 0.5
+        self.world.tell()
 
     def rebalance(self) -> None:
         self.core.rebalance.do_rebalance()
@@ -224,16 +232,17 @@ class Member:
         world, queue = self.world, context.message_queue
         call = Call(self.name, queue, [msg.queue_offset for msg in msgs], world.now)
         world.calls.append(call)
-        if world.depth < 4:
+        if world.depth < 3:
             world.depth += 1
-            for _ in range(world.random.randrange(4)):
+            for _ in range(0 if world.calm else world.random.choice([0, 0, 2, 30])):
                 world.step()
-            if not world.calm and world.random.random() < 0.04:
+            if not world.calm and world.random.random() < 0.06:
                 self.pause(world.random.choice([35_000, 70_000]))
             while self.paused and not self.gone:
                 call.paused = True
-                world.pass_time(5_000)
-                world.step()
+                world.pass_time(2_000)
+                for _ in range(5):
+                    world.step()
             world.depth -= 1
         call.ended = world.now
         if self.gone:
