@@ -312,4 +312,4 @@ class ConsumerUnderFaults(RuleBasedStateMachine):
 
 
 TestConsumerUnderFaults = ConsumerUnderFaults.TestCase
-TestConsumerUnderFaults.settings = settings(max_examples=20_000 if FULL else 120, stateful_step_count=50)
+TestConsumerUnderFaults.settings = settings(max_examples=1_200 if FULL else 120, stateful_step_count=50)

@@ -20,7 +20,7 @@ from tests.unit.support import message, messages, offsets
 
 OFFSETS = st.integers(0, 40)
 FULL = settings.get_current_profile_name() == "full"
-EXAMPLES = 200_000 if FULL else 150
+EXAMPLES = 1_500 if FULL else 150
 
 pytestmark = pytest.mark.behaviour("PQ-01", "PQ-03", "PQ-04", "PQ-05", "PQ-06", "PQ-07", "PQ-08")
 
@@ -261,7 +261,7 @@ TestOrderlyWindow.settings = _SIZE
 # Threads.
 
 THREADS = 8
-ROUNDS = 20_000 if FULL else 1_000
+ROUNDS = 5_000 if FULL else 1_000
 BOUND_S = 120.0
 
 

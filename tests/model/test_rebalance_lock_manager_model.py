@@ -26,7 +26,7 @@ from tests.unit.support import GROUP, mq
 LIVE_MS = 60_000
 RENEW_MS = 20_000
 FULL = settings.get_current_profile_name() == "full"
-EXAMPLES = 20_000 if FULL else 150
+EXAMPLES = 1_500 if FULL else 150
 
 GROUPS = st.sampled_from(["group", "another"])
 QUEUES = st.sampled_from([mq(0), mq(1), mq(0, "another")])
@@ -303,7 +303,7 @@ def test_the_safety_is_the_difference_between_the_times_and_no_more(
 # Threads.
 
 THREADS = 8
-ROUNDS = 5_000 if FULL else 100
+ROUNDS = 1_000 if FULL else 100
 BOUND_S = 120.0
 
 
