@@ -1,4 +1,4 @@
-"""Writes the parts of the pages that come from the code's own tables: the life cycle and the layers.
+"""Writes the parts of the pages that come from the code's own tables: the life cycle, the layers, what orderly answers mean.
 
 ``python -m docs.make_diagrams`` brings the pages up to date; tests/unit/test_docs_examples.py fails when one is not.
 A generated part stands between ``<!-- generated: name -->`` and ``<!-- end of generated -->``.
@@ -11,6 +11,8 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from rocketmq_py.consumer.consume_result import orderly_action
+from rocketmq_py.model.results import ConsumeOrderlyStatus
 from rocketmq_py.push_consumer import TRANSITIONS, ServiceState
 
 DOCS = Path(__file__).parent
@@ -49,7 +51,20 @@ def layers() -> str:
     return "\n".join(["```text", *names, "```", ""])
 
 
-PARTS: Mapping[str, Callable[[], str]] = {"service-state": service_state, "layers": layers}
+def orderly_actions() -> str:
+    """What each answer of an orderly listener means, out of ``consume_result.orderly_action``."""
+    lines = ["| answer | `auto_commit` on | off |", "|---|---|---|"]
+    for status in ConsumeOrderlyStatus:
+        on, off = (orderly_action(status, auto_commit) for auto_commit in (True, False))
+        lines.append(f"| `{status.value}` | {on.name.lower()}: {on.value} | {off.name.lower()}: {off.value} |")
+    return "\n".join(["", *lines, "", ""])
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "service-state": service_state,
+    "layers": layers,
+    "orderly-actions": orderly_actions,
+}
 
 
 def up_to_date(page: str) -> str:
