@@ -1,4 +1,4 @@
-"""Writes the parts of the pages that come from the code's own tables: the life cycle, the layers, what orderly answers mean.
+"""Writes the parts of the pages that come from the code's own tables: life cycle, layers, what orderly answers mean.
 
 ``python -m docs.make_diagrams`` brings the pages up to date; tests/unit/test_docs_examples.py fails when one is not.
 A generated part stands between ``<!-- generated: name -->`` and ``<!-- end of generated -->``.

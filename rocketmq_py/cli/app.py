@@ -98,6 +98,12 @@ def consume(
         float | None, typer.Option(min=0, max=1e7, help="End after so many seconds, counted from the start.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per message.")] = False,
+    orderly: Annotated[
+        bool, typer.Option("--orderly", help="Each queue in order, one message after the other.")
+    ] = False,
+    broadcast: Annotated[
+        bool, typer.Option("--broadcast", help="Get every message, whoever else is in the group.")
+    ] = False,
 ) -> None:
     """Consume messages and print them, until --count came, --timeout is over, or Ctrl-C."""
     where, moment = _consume_from(start)
@@ -112,6 +118,8 @@ def consume(
             count=count,
             timeout_s=timeout,
             as_json=as_json,
+            orderly=orderly,
+            broadcast=broadcast,
         )
     raise typer.Exit(0 if complete else 1)
 

@@ -11,10 +11,16 @@ from collections.abc import Callable
 
 from rocketmq_py.cli.signals import end_wish
 from rocketmq_py.errors import RocketMQError
-from rocketmq_py.model.config import ConsumeFromWhere
-from rocketmq_py.model.listener import MessageListenerConcurrently
+from rocketmq_py.model.config import ConsumeFromWhere, MessageModel
+from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly
 from rocketmq_py.model.message import MessageExt
-from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
+from rocketmq_py.model.results import (
+    ConsumeConcurrentlyContext,
+    ConsumeConcurrentlyStatus,
+    ConsumeOrderlyContext,
+    ConsumeOrderlyStatus,
+    Messages,
+)
 from rocketmq_py.push_consumer import DefaultMQPushConsumer
 
 
@@ -29,6 +35,8 @@ def consume(
     count: int | None,
     timeout_s: float | None,
     as_json: bool,
+    orderly: bool,
+    broadcast: bool,
 ) -> bool:
     """Print messages until ``count`` came, the time is over, or a signal asks for the end.
 
@@ -40,11 +48,16 @@ def consume(
     """
     done = threading.Event()
     printer = _Printer(count, as_json, done.set)
-    consumer = DefaultMQPushConsumer(group, namesrv_addr=namesrv, consume_from_where=where)
+    model = MessageModel.BROADCASTING if broadcast else MessageModel.CLUSTERING
+    consumer = DefaultMQPushConsumer(group, namesrv_addr=namesrv, consume_from_where=where, message_model=model)
     if moment is not None:
         consumer.consume_timestamp = moment
     consumer.subscribe(topic, tags)
-    consumer.register_message_listener(printer)
+    # Broadcasting passes over what a concurrent listener does not take; an orderly one gets it again at the next start.
+    in_order = orderly or broadcast
+    consumer.register_message_listener(
+        MessageListenerOrderly(printer.in_order) if in_order else MessageListenerConcurrently(printer.in_any_order)
+    )
     with end_wish() as wish, consumer:
         in_time = wish.wait(done, timeout_s)
     if printer.failure is not None and not isinstance(printer.failure, BrokenPipeError):
@@ -56,7 +69,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 16
 """A message must not steer the terminal, nor look like two."""
 
 
-class _Printer(MessageListenerConcurrently):
+class _Printer:
     """Writes each message before it is acknowledged. With a count, what comes beyond it is left to others."""
 
     def __init__(self, count: int | None, as_json: bool, end: Callable[[], None]) -> None:
@@ -66,22 +79,28 @@ class _Printer(MessageListenerConcurrently):
         self._lock = threading.Lock()
         self.failure: OSError | None = None
 
-    def consume_message(self, msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
-        """Print one batch, unbroken by others."""
+    def in_any_order(self, msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        """What is not printed goes back to the retry topic and reaches whoever consumes next."""
+        context.ack_index = self._print(msgs) - 1
+        return ConsumeConcurrentlyStatus.CONSUME_SUCCESS
+
+    def in_order(self, msgs: Messages, context: ConsumeOrderlyContext) -> ConsumeOrderlyStatus:
+        """What is not printed stays uncommitted, and its queue waits until this member leaves."""
+        if self._print(msgs) == len(msgs):
+            return ConsumeOrderlyStatus.SUCCESS
+        return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT
+
+    def _print(self, msgs: Messages) -> int:
+        """Print one batch, unbroken by others; returns how many of its messages were printed."""
         with self._lock:
             for index, msg in enumerate(msgs):
-                if self._left == 0:
-                    # Not acknowledged: it goes back to the retry topic and reaches whoever consumes next.
-                    context.ack_index = index - 1
-                    break
-                if not self._write(self._line(msg) + "\n"):
-                    context.ack_index = index - 1
-                    break
+                if self._left == 0 or not self._write(self._line(msg) + "\n"):
+                    return index
                 if self._left is not None:
                     self._left -= 1
                     if self._left == 0:
                         self._end()
-        return ConsumeConcurrentlyStatus.CONSUME_SUCCESS
+        return len(msgs)
 
     def _write(self, line: str) -> bool:
         if self.failure is None:

@@ -46,6 +46,35 @@ def test_what_send_sends_consume_prints_as_json(server: Server) -> None:
     assert {(message["topic"], message["tags"], message["keys"]) for message in messages} == {(topic, "T", "k")}
 
 
+def test_consume_orderly_prints_each_queue_in_order_and_leaves_what_is_beyond_the_count_to_the_next(
+    server: Server,
+) -> None:
+    topic = server.topic(queues=2)
+    rocketmq_py("send", "--namesrv", server.namesrv_addr, "--topic", topic, "--count", "40", "--size", "20")
+    group = server.group()
+    args = [
+        "consume",
+        "--namesrv",
+        server.namesrv_addr,
+        "--topic",
+        topic,
+        "--group",
+        group,
+        "--orderly",
+        "--from",
+        "first",
+    ]
+    printed: dict[int, list[int]] = {0: [], 1: []}
+    for _ in range(2):
+        got = rocketmq_py(*args, "--count", "20", "--timeout", "80", "--json")
+        assert got.returncode == 0, got.stderr
+        for line in got.stdout.splitlines():
+            message = json.loads(line)
+            printed[message["queue_id"]].append(message["queue_offset"])
+    assert printed == {queue: list(range(len(offsets))) for queue, offsets in printed.items()}
+    assert sum(map(len, printed.values())) == 40
+
+
 def test_generated_messages_are_sent_in_batches(server: Server) -> None:
     topic = server.topic()
     sent = rocketmq_py(
