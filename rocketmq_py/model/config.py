@@ -177,6 +177,10 @@ class ConsumerConfig(ClientConfig):
         strategy = self.allocate_message_queue_strategy
         if strategy is not None and not callable(getattr(strategy, "allocate", None)):
             raise ConfigError(f"allocate_message_queue_strategy needs a method allocate, {strategy!r} has none")
+        if isinstance(strategy, type):
+            raise ConfigError(
+                f"allocate_message_queue_strategy is an object, not a class: write {strategy.__name__}(...)"
+            )
         check_range("consume_thread_min", self.consume_thread_min, 1, 1000)
         check_range("consume_thread_max", self.consume_thread_max, 1, 1000)
         if self.consume_thread_min > self.consume_thread_max:

@@ -159,6 +159,8 @@ def test_a_strategy_has_a_method_allocate() -> None:
     check_consumer(allocate_message_queue_strategy=AllocateMessageQueueAveragely())
     with pytest.raises(ConfigError, match="needs a method allocate, 'AVG' has none"):
         check_consumer(allocate_message_queue_strategy="AVG")
+    with pytest.raises(ConfigError, match=r"is an object, not a class: write AllocateMessageQueueAveragely\(\.\.\.\)"):
+        check_consumer(allocate_message_queue_strategy=AllocateMessageQueueAveragely)
 
 
 @pytest.mark.behaviour("CF-02")
