@@ -196,6 +196,33 @@ def test_what_could_not_be_read_again_is_not_written(path: Path) -> None:
     assert len(to_json(many)) > MAX_FILE_BYTES
 
 
+@pytest.mark.behaviour("LF-06")
+def test_what_is_written_is_on_the_disk_before_it_gets_its_name_and_the_names_after_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    sync, rename = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        steps.append(f"sync {Path(os.readlink(f'/proc/self/fd/{handle}')).name}")
+        sync(handle)
+
+    def replace(source: str, target: str) -> None:
+        steps.append(f"{Path(source).name} becomes {Path(target).name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    file, temporary = offset_file(path), f"offsets.json.{os.getpid()}.tmp"
+    file.merge(OLD)
+    folders = [each.parent.name for each in (path.parent.parent, path.parent, path)]
+    written = [f"sync {temporary}", f"{temporary} becomes offsets.json", f"sync {GROUP}"]
+    assert steps == [f"sync {path.parents[3].name}", *[f"sync {each}" for each in folders[:2]], *written]
+    steps.clear()
+    file.merge(NEW)
+    assert steps == [written[0], "offsets.json becomes offsets.json.bak", *written[1:]]
+
+
 STARTS = {
     "nothing": (None, None),
     "a file": (to_json(OLD), None),
