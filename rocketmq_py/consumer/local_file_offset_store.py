@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 class LocalFileOffsetStore:
     """Keeps offsets in memory and stores them in a file that Java's consumer reads and writes, too.
 
-    What cannot be stored stays in memory, and the next ``persist_all`` tries again.
+    What cannot be stored stays in memory, and the next ``persist_all`` tries again. Of a queue that was given up
+    meanwhile the file keeps what it had: messages come again, none is passed over.
 
     Lock: ``_file_lock``, held while the file is read or written; the table's own is taken under it.
     """
@@ -80,7 +81,7 @@ class LocalFileOffsetStore:
         except RocketMQError as error:
             self._warnings.warning(
                 ("store offsets", self._file.path),
-                "group %s: offsets are not stored, which is tried again: %s", self._group, error,
+                "group %s: offsets are not stored, which is tried again for queues still owned: %s", self._group, error,
             )  # fmt: skip
 
     def persist_at_shutdown(self, mqs: Collection[MessageQueue]) -> None:

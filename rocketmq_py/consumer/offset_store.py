@@ -205,8 +205,8 @@ class RemoteBrokerOffsetStore:
         """
         silent: set[str] = set()
         for mq in mqs:
-            offset = self._table.get(mq)
-            if offset is None:
+            offset = self.read_offset(mq, ReadOffsetType.READ_FROM_MEMORY)
+            if offset == NO_OFFSET:
                 continue
             if mq.broker_name not in silent:
                 try:

@@ -179,7 +179,9 @@ def test_what_cannot_be_stored_is_logged_once_a_minute_and_stored_when_it_can(
         disk.files.steps, disk.files.fail_at = 0, 2
         store.persist_all([mq(0)])
     [warning] = caplog.messages
-    assert warning.startswith("group group: offsets are not stored, which is tried again: cannot write the file of")
+    assert warning.startswith(
+        "group group: offsets are not stored, which is tried again for queues still owned: cannot write"
+    )
     assert "No space left on device" in warning
     assert disk.offsets == {mq(1): 1}
     assert store.read_offset(mq(0), MEMORY) == 10
