@@ -22,10 +22,10 @@ _log = logging.getLogger(__name__)
 class LocalFileOffsetStore:
     """Keeps offsets in memory and stores them in a file that Java's consumer reads and writes, too.
 
-    What cannot be stored stays in memory, and the next ``persist_all`` tries again. Of a queue that was given up
-    meanwhile the file keeps what it had: messages come again, none is passed over.
+    What cannot be stored is kept, also of queues that are given up, and stored with what is to be stored next.
 
-    Lock: ``_file_lock``, held while the file is read or written; the table's own is taken under it.
+    Lock: ``_file_lock``, held while the file is read or written; it guards ``_unstored``, too, and the table's own is
+    taken under it.
     """
 
     def __init__(self, group: str, file: OffsetFile, runtime: Runtime, warnings: RateLimitedLog) -> None:
@@ -34,6 +34,7 @@ class LocalFileOffsetStore:
         self._file_lock = runtime.lock()
         self._warnings = warnings
         self._table = OffsetTable()
+        self._unstored: dict[MessageQueue, int] = {}  # newer than the file, which could not be written
 
     def load(self) -> None:
         """Take what the file has into memory.
@@ -64,6 +65,8 @@ class LocalFileOffsetStore:
     def _read_from_file(self, mq: MessageQueue) -> int | None:
         try:
             with self._at_the_file():
+                if mq in self._unstored:
+                    return self._unstored[mq]
                 return self._file.read().get(mq)
         except RocketMQError as error:
             self._warnings.warning(
@@ -81,7 +84,7 @@ class LocalFileOffsetStore:
         except RocketMQError as error:
             self._warnings.warning(
                 ("store offsets", self._file.path),
-                "group %s: offsets are not stored, which is tried again for queues still owned: %s", self._group, error,
+                "group %s: offsets are not stored, which is tried again: %s", self._group, error,
             )  # fmt: skip
 
     def persist_at_shutdown(self, mqs: Collection[MessageQueue]) -> None:
@@ -100,7 +103,9 @@ class LocalFileOffsetStore:
     def _store(self, mqs: set[MessageQueue]) -> None:
         with self._at_the_file():
             # Looked at only now: who waited for the file would write over what is newer.
-            self._file.merge({mq: offset for mq, offset in self._table.copy().items() if mq in mqs})
+            self._unstored |= {mq: offset for mq, offset in self._table.copy().items() if mq in mqs}
+            self._file.merge(self._unstored)
+            self._unstored.clear()
 
     def remove_offset(self, mq: MessageQueue) -> None:
         """See ``OffsetStore.remove_offset``; the file keeps it."""

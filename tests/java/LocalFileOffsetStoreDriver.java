@@ -51,6 +51,7 @@ public final class LocalFileOffsetStoreDriver {
                 answers.append(driver.answer(line.split(" "))).append('\n');
             }
         }
+        System.exit(0); // the client's threads would keep the JVM alive
     }
 
     private Object answer(String[] words) {

@@ -53,6 +53,7 @@ class Consumers(RuleBasedStateMachine):
         self.store = LocalFileOffsetStore(GROUP, OffsetFile(str(self.path), warnings, self.files), runtime, warnings)
         self.store.load()
         self.memory = dict(self.stored)
+        self.unstored: dict[MessageQueue, int] = {}
         self.frozen: set[MessageQueue] = set()
 
     def teardown(self) -> None:
@@ -81,7 +82,7 @@ class Consumers(RuleBasedStateMachine):
 
     @rule(queue=queues)
     def read(self, queue: MessageQueue) -> None:
-        expected = self.stored.get(queue, NO_OFFSET)
+        expected = (self.stored | self.unstored).get(queue, NO_OFFSET)
         assert self.store.read_offset(queue, ReadOffsetType.READ_FROM_STORE) == expected
         if expected != NO_OFFSET:
             self.note(queue, expected, increase_only=False)
@@ -89,18 +90,20 @@ class Consumers(RuleBasedStateMachine):
     @rule(some=st.lists(queues, unique=True), one=st.booleans())
     def persist(self, some: list[MessageQueue], one: bool) -> None:
         self.stored |= self.persisted(some, one)
+        self.unstored = {}
 
     @rule(some=st.lists(queues, unique=True), one=st.booleans(), step=st.integers(0, 6))
     def persist_on_a_full_disk(self, some: list[MessageQueue], one: bool, step: int) -> None:
         self.files.steps, self.files.fail_at = 0, step
         wanted = self.persisted(some, one)
         self.files.fail_at = -1
+        self.unstored = wanted if self.files.steps > step else {}
         self.settle(wanted)
 
     @rule(some=st.lists(queues, min_size=1, unique=True), step=st.integers(0, 6))
     def killed_while_persisting(self, some: list[MessageQueue], step: int) -> None:
         self.files.steps, self.files.fail_at, self.files.dead = 0, step, True
-        wanted = {queue: self.memory[queue] for queue in some if queue in self.memory}
+        wanted = self.wanted(some)
         with suppress(Killed):
             self.store.persist_all(some)
         self.files.dead = False
@@ -109,13 +112,15 @@ class Consumers(RuleBasedStateMachine):
 
     def persisted(self, some: list[MessageQueue], one: bool) -> dict[MessageQueue, int]:
         """Persist, and say what was to be stored."""
-        if one:
+        if one and some:
             some = some[:1]
-            for queue in some:
-                self.store.persist(queue)
+            self.store.persist(some[0])
         else:
             self.store.persist_all(some)
-        return {queue: self.memory[queue] for queue in some if queue in self.memory}
+        return self.wanted(some)
+
+    def wanted(self, some: list[MessageQueue]) -> dict[MessageQueue, int]:
+        return self.unstored | {queue: self.memory[queue] for queue in some if queue in self.memory}
 
     def settle(self, wanted: dict[MessageQueue, int]) -> None:
         """All of it is stored or nothing."""

@@ -179,9 +179,7 @@ def test_what_cannot_be_stored_is_logged_once_a_minute_and_stored_when_it_can(
         disk.files.steps, disk.files.fail_at = 0, 2
         store.persist_all([mq(0)])
     [warning] = caplog.messages
-    assert warning.startswith(
-        "group group: offsets are not stored, which is tried again for queues still owned: cannot write"
-    )
+    assert warning.startswith("group group: offsets are not stored, which is tried again: cannot write the file of")
     assert "No space left on device" in warning
     assert disk.offsets == {mq(1): 1}
     assert store.read_offset(mq(0), MEMORY) == 10
@@ -213,7 +211,7 @@ def test_the_last_offsets_are_stored_at_shutdown_and_a_failure_then_is_always_lo
 
 
 @pytest.mark.behaviour("LF-07")
-def test_a_disk_that_cannot_be_written_lets_the_file_answer_with_what_it_has(
+def test_what_could_not_be_stored_of_a_queue_given_up_counts_when_it_is_taken_again_and_is_stored_with_the_next(
     disk: Disk, store: LocalFileOffsetStore
 ) -> None:
     disk.lay({mq(0): 10})
@@ -221,7 +219,13 @@ def test_a_disk_that_cannot_be_written_lets_the_file_answer_with_what_it_has(
     disk.files.fail_at = 2
     store.persist(mq(0))
     store.remove_offset(mq(0))
-    assert store.read_offset(mq(0), STORE) == 10
+    assert store.read_offset(mq(0), STORE) == 500
+    store.remove_offset(mq(0))
+    store.update_offset(mq(1), 7, increase_only=True)
+    store.persist_all([mq(1)])
+    assert disk.offsets == {mq(0): 500, mq(1): 7}
+    disk.lay({mq(0): 600})
+    assert store.read_offset(mq(0), STORE) == 600
 
 
 @pytest.mark.behaviour("LF-07")
