@@ -5,7 +5,16 @@ Importing starts nothing, opens nothing and configures no logging; loggers are n
 
 import logging
 
-from rocketmq_py.consumer.allocate import AllocateMessageQueueStrategy
+from rocketmq_py.consumer.allocate import (
+    AllocateMachineRoomNearby,
+    AllocateMessageQueueAveragely,
+    AllocateMessageQueueAveragelyByCircle,
+    AllocateMessageQueueByConfig,
+    AllocateMessageQueueByMachineRoom,
+    AllocateMessageQueueConsistentHash,
+    AllocateMessageQueueStrategy,
+    MachineRoomResolver,
+)
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.errors import (
     BrokerError,
@@ -36,6 +45,12 @@ from rocketmq_py.producer import DefaultMQProducer
 from rocketmq_py.push_consumer import DefaultMQPushConsumer, ServiceState
 
 __all__ = [
+    "AllocateMachineRoomNearby",
+    "AllocateMessageQueueAveragely",
+    "AllocateMessageQueueAveragelyByCircle",
+    "AllocateMessageQueueByConfig",
+    "AllocateMessageQueueByMachineRoom",
+    "AllocateMessageQueueConsistentHash",
     "AllocateMessageQueueStrategy",
     "BrokerError",
     "ClientError",
@@ -50,6 +65,7 @@ __all__ = [
     "DefaultMQProducer",
     "DefaultMQPushConsumer",
     "IllegalStateError",
+    "MachineRoomResolver",
     "Message",
     "MessageExt",
     "MessageListenerConcurrently",

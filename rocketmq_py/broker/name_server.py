@@ -7,8 +7,8 @@ from typing import Any
 from rocketmq_py.broker.channel import Channel, Handler, required, success
 from rocketmq_py.broker.topic_config import TopicConfigManager
 from rocketmq_py.errors import BrokerError
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.codes import MASTER_ID, RequestCode, ResponseCode
-from rocketmq_py.remoting import fastjson
 from rocketmq_py.remoting.frame import RemotingCommand
 
 _STANDARD_JSON_VERSION = 401

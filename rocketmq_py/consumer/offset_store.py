@@ -1,9 +1,9 @@
-"""How far a group has consumed. Source: RemoteBrokerOffsetStore, ControllableOffset."""
+"""How far a group has consumed, as its brokers are told. Source: RemoteBrokerOffsetStore, ControllableOffset."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Protocol
 
@@ -38,7 +38,11 @@ class OffsetStore(Protocol):
     """A group's consumed offsets. Called from any consumer thread."""
 
     def load(self) -> None:
-        """Make ready before the first use."""
+        """Make ready before the first use.
+
+        Raises:
+            StoreError: offsets were stored on this machine and cannot be read.
+        """
         ...
 
     def update_offset(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
@@ -54,7 +58,10 @@ class OffsetStore(Protocol):
         ...
 
     def persist_all(self, mqs: Collection[MessageQueue], withheld: Collection[MessageQueue] = ()) -> None:
-        """Store the offsets of these queues, but for those withheld, and forget all others; with none do nothing."""
+        """Store the offsets of these queues, but for those withheld; with none do nothing.
+
+        Offsets that a broker keeps are forgotten for all other queues: they are another member's.
+        """
         ...
 
     def persist_at_shutdown(self, mqs: Collection[MessageQueue]) -> None:
@@ -84,23 +91,17 @@ class _Entry:
         self.frozen = False
 
 
-class RemoteBrokerOffsetStore:
-    """Keeps offsets in memory and commits them to the queue's broker, as clustering consumers do.
+class OffsetTable:
+    """The offsets that a store has in memory, by queue. Any thread may call it.
 
-    Owner of the offset table. Lock: ``_lock``, never held during a request.
+    Owner of the table. Lock: ``_lock``, never held while the store itself is asked. Source: offsetTable in both stores.
     """
 
-    def __init__(self, group: str, broker: Broker, warnings: RateLimitedLog) -> None:
-        self._group = group
-        self._broker = broker
-        self._warnings = warnings
+    def __init__(self) -> None:
         self._lock = Mutex()
         self._table: dict[MessageQueue, _Entry] = {}
 
-    def load(self) -> None:
-        """Nothing: brokers are asked queue by queue."""
-
-    def update_offset(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
+    def update(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
         """See ``OffsetStore.update_offset``. Behaviour: OS-01."""
         with self._lock:
             entry = self._table.get(mq)
@@ -109,40 +110,88 @@ class RemoteBrokerOffsetStore:
             elif not entry.frozen and (offset > entry.value or not increase_only):
                 entry.value = offset
 
-    def update_and_freeze_offset(self, mq: MessageQueue, offset: int) -> None:
+    def update_and_freeze(self, mq: MessageQueue, offset: int) -> None:
         """See ``OffsetStore.update_and_freeze_offset``. Behaviour: OS-02."""
         with self._lock:
             entry = self._table.setdefault(mq, _Entry(offset))
             entry.frozen = True
             entry.value = offset
 
-    def read_offset(self, mq: MessageQueue, kind: ReadOffsetType) -> int:
-        """See ``OffsetStore.read_offset``. Behaviour: OS-03."""
+    def get(self, mq: MessageQueue) -> int | None:
+        """The offset of a queue, or None."""
+        with self._lock:
+            entry = self._table.get(mq)
+            return None if entry is None else entry.value
+
+    def read(self, mq: MessageQueue, kind: ReadOffsetType, ask: Callable[[MessageQueue], int | None]) -> int:
+        """See ``OffsetStore.read_offset``; ``ask`` answers an offset, None or ``OFFSET_UNKNOWN``. Behaviour: OS-03."""
         if kind is not ReadOffsetType.READ_FROM_STORE:
-            with self._lock:
-                entry = self._table.get(mq)
-                if entry is not None:
-                    return entry.value
+            offset = self.get(mq)
+            if offset is not None:
+                return offset
             if kind is ReadOffsetType.READ_FROM_MEMORY:
                 return NO_OFFSET
+        stored = ask(mq)
+        if stored is None:
+            return NO_OFFSET
+        if stored != OFFSET_UNKNOWN:
+            self.update(mq, stored, increase_only=False)
+        return stored
+
+    def keep(self, mqs: Collection[MessageQueue]) -> None:
+        """Forget all queues but these."""
+        with self._lock:
+            for mq in self._table.keys() - set(mqs):
+                del self._table[mq]
+
+    def remove(self, mq: MessageQueue) -> None:
+        """Forget one queue."""
+        with self._lock:
+            self._table.pop(mq, None)
+
+    def copy(self, topic: str = "") -> dict[MessageQueue, int]:
+        """The offsets of one topic, or of all."""
+        with self._lock:
+            return {mq: entry.value for mq, entry in self._table.items() if not topic or mq.topic == topic}
+
+
+class RemoteBrokerOffsetStore:
+    """Keeps offsets in memory and commits them to the queue's broker, as clustering consumers do."""
+
+    def __init__(self, group: str, broker: Broker, warnings: RateLimitedLog) -> None:
+        self._group = group
+        self._broker = broker
+        self._warnings = warnings
+        self._table = OffsetTable()
+
+    def load(self) -> None:
+        """Nothing: brokers are asked queue by queue."""
+
+    def update_offset(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
+        """See ``OffsetStore.update_offset``."""
+        self._table.update(mq, offset, increase_only)
+
+    def update_and_freeze_offset(self, mq: MessageQueue, offset: int) -> None:
+        """See ``OffsetStore.update_and_freeze_offset``."""
+        self._table.update_and_freeze(mq, offset)
+
+    def read_offset(self, mq: MessageQueue, kind: ReadOffsetType) -> int:
+        """See ``OffsetStore.read_offset``."""
+        return self._table.read(mq, kind, self._query)
+
+    def _query(self, mq: MessageQueue) -> int | None:
         try:
-            stored = self._broker.query_consumer_offset(self._group, mq, OFFSET_QUERY_TIMEOUT_MS)
+            return self._broker.query_consumer_offset(self._group, mq, OFFSET_QUERY_TIMEOUT_MS)
         except RocketMQError as error:
             self._warnings.warning(("query offset", mq), "cannot ask for the offset of %s: %s", mq, error)
             return OFFSET_UNKNOWN
-        if stored is None:
-            return NO_OFFSET
-        self.update_offset(mq, stored, increase_only=False)
-        return stored
 
     def persist_all(self, mqs: Collection[MessageQueue], withheld: Collection[MessageQueue] = ()) -> None:
-        """See ``OffsetStore.persist_all``. Behaviour: OS-04."""
+        """See ``OffsetStore.persist_all``; all other queues are forgotten. Behaviour: OS-04."""
         if not mqs:
             return
-        with self._lock:
-            for mq in self._table.keys() - set(mqs):
-                # Not owned any more: another member may be further on, so its offset must not be overwritten.
-                del self._table[mq]
+        # Not owned any more: another member may be further on, so its offset must not be overwritten.
+        self._table.keep(mqs)
         for mq in mqs:
             # Each value is read when it is sent: a queue may be given up while an earlier request waits.
             if mq not in withheld:
@@ -170,10 +219,8 @@ class RemoteBrokerOffsetStore:
 
     def persist(self, mq: MessageQueue) -> None:
         """See ``OffsetStore.persist``."""
-        with self._lock:
-            entry = self._table.get(mq)
-            offset = NO_OFFSET if entry is None else entry.value
-        if entry is not None:
+        offset = self._table.get(mq)
+        if offset is not None:
             self._commit(mq, offset)
 
     def _commit(self, mq: MessageQueue, offset: int) -> None:
@@ -184,10 +231,8 @@ class RemoteBrokerOffsetStore:
 
     def remove_offset(self, mq: MessageQueue) -> None:
         """See ``OffsetStore.remove_offset``."""
-        with self._lock:
-            self._table.pop(mq, None)
+        self._table.remove(mq)
 
     def clone_offset_table(self, topic: str = "") -> dict[MessageQueue, int]:
         """See ``OffsetStore.clone_offset_table``."""
-        with self._lock:
-            return {mq: entry.value for mq, entry in self._table.items() if not topic or mq.topic == topic}
+        return self._table.copy(topic)

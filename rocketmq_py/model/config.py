@@ -110,6 +110,8 @@ class ConsumerConfig(ClientConfig):
         message_queue_listener: called on the rebalance thread when this member's queues of a topic change, or None.
         consume_from_where: where a new group starts.
         consume_timestamp: for CONSUME_FROM_TIMESTAMP, ``yyyyMMddHHmmss`` in local time; default: half an hour ago.
+        local_offset_store_dir: folder in which broadcasting consumers keep their offsets, ``~`` for the home directory
+            (``~/.rocketmq_offsets``; Java: the property rocketmq.client.localOffsetStoreDir).
         allocate_message_queue_strategy: how queues are divided among members, for all the same (averagely).
         consume_thread_min: threads that call the listener, 1..1000 (20).
         consume_thread_max: at least ``consume_thread_min``; no other effect, as in Java, whose pool never grows (20).
@@ -139,6 +141,7 @@ class ConsumerConfig(ClientConfig):
     consume_timestamp: str = field(
         default_factory=lambda: (datetime.now() - timedelta(minutes=30)).strftime(CONSUME_TIMESTAMP_FORMAT)
     )
+    local_offset_store_dir: str | os.PathLike[str] = "~/.rocketmq_offsets"
     allocate_message_queue_strategy: Any = None
     consume_thread_min: int = 20
     consume_thread_max: int = 20
@@ -174,9 +177,16 @@ class ConsumerConfig(ClientConfig):
         if not isinstance(self.consume_from_where, ConsumeFromWhere):
             raise ConfigError(f"consume_from_where is a ConsumeFromWhere, not {self.consume_from_where!r}")
         self.consume_timestamp_ms()
+        folder = self.local_offset_store_dir
+        if not isinstance(folder, str | os.PathLike) or not os.fspath(folder) or isinstance(os.fspath(folder), bytes):
+            raise ConfigError(f"local_offset_store_dir is the path of a folder, not {folder!r}")
         strategy = self.allocate_message_queue_strategy
         if strategy is not None and not callable(getattr(strategy, "allocate", None)):
             raise ConfigError(f"allocate_message_queue_strategy needs a method allocate, {strategy!r} has none")
+        if isinstance(strategy, type):
+            raise ConfigError(
+                f"allocate_message_queue_strategy is an object, not a class: write {strategy.__name__}(...)"
+            )
         check_range("consume_thread_min", self.consume_thread_min, 1, 1000)
         check_range("consume_thread_max", self.consume_thread_max, 1, 1000)
         if self.consume_thread_min > self.consume_thread_max:

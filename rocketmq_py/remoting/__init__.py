@@ -1,4 +1,4 @@
 """RocketMQ's remoting protocol.
 
-``frame``, ``fastjson``, ``bodies`` and ``message_codec`` are bytes in and bytes out; ``connection`` does the I/O.
+``frame``, ``bodies`` and ``message_codec`` are bytes in and bytes out; ``connection`` does the I/O.
 """

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from rocketmq_py.errors import ProtocolError
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
 from rocketmq_py.model.subscription import TAG, SubscriptionData
-from rocketmq_py.remoting import fastjson
 
 QUEUE_NUMS_MAX = 65_536
 """Queues of a topic that are believed: every one of them will be an object here."""

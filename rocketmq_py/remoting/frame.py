@@ -16,8 +16,8 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from rocketmq_py.errors import ConfigError, ProtocolError
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.codes import VERSION
-from rocketmq_py.remoting import fastjson
 
 FRAME_MAX_BYTES = 16 * 1024 * 1024
 """Largest frame, its length field included. Source: com.rocketmq.remoting.frameMaxLength."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -16,8 +15,7 @@ import pytest
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.testing import ManualClock
-from tests.apache.jars import program_command
-from tests.java.process_queue_java import JavaProcessQueue
+from tests.java.driver import JavaDriver
 
 SEQUENCES = 10_000 if os.environ.get("ROCKETMQ_PY_FULL") == "1" else 100
 LENGTH = 60
@@ -31,18 +29,9 @@ QUEUES = ("t/x/0", "t/x/1", "t/y/0", "u/x/0")
 ADVANCES_MS = (25_000, 25_000, 50_000, 75_000, 150_000)
 
 
-class JavaRebalanceLockManager(JavaProcessQueue):
-    """Runs commands on upstream's RebalanceLockManager, in the same way."""
-
-    def __init__(self) -> None:
-        options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        command = program_command("RebalanceLockDriver", options=options)
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
 @pytest.fixture(scope="module")
-def java_locks(java: None) -> Iterator[JavaRebalanceLockManager]:
-    with JavaRebalanceLockManager() as locks:
+def java_locks(java: None) -> Iterator[JavaDriver]:
+    with JavaDriver("RebalanceLockDriver") as locks:
         yield locks
 
 
@@ -98,7 +87,7 @@ def _random_command(rng: random.Random) -> str:
 _EPILOGUE = [f"isLocked {group} {client} {queue}" for group in GROUPS for client in CLIENTS for queue in QUEUES]
 
 
-def _first_difference(commands: list[str], java_locks: JavaRebalanceLockManager) -> tuple[int, str] | None:
+def _first_difference(commands: list[str], java_locks: JavaDriver) -> tuple[int, str] | None:
     """Run a sequence on both; where they part, and how."""
     ours = OurRebalanceLockManager()
     answers = java_locks.run(["new", *commands])[1:]
@@ -109,7 +98,7 @@ def _first_difference(commands: list[str], java_locks: JavaRebalanceLockManager)
     return None
 
 
-def _check(commands: list[str], java_locks: JavaRebalanceLockManager, name: str) -> None:
+def _check(commands: list[str], java_locks: JavaDriver, name: str) -> None:
     found = _first_difference(commands, java_locks)
     if found is None:
         return
@@ -122,7 +111,7 @@ def _check(commands: list[str], java_locks: JavaRebalanceLockManager, name: str)
     pytest.fail("\n".join([f"{name} differs after", *commands, found[1]]), pytrace=False)
 
 
-def test_random_sequences(java_locks: JavaRebalanceLockManager) -> None:
+def test_random_sequences(java_locks: JavaDriver) -> None:
     for seed in range(SEQUENCES):
         rng = random.Random(seed)
         commands = [_random_command(rng) for _ in range(LENGTH)]
@@ -146,5 +135,5 @@ _ALL = " ".join(QUEUES)
         f"tryLockBatch g a {_ALL}|advance 150000|tryLock h b {_ONE}|unlockBatch g a {_ALL}|tryLockBatch g b {_ALL}",
     ],
 )
-def test_known_corners(commands: str, java_locks: JavaRebalanceLockManager) -> None:
+def test_known_corners(commands: str, java_locks: JavaDriver) -> None:
     _check(commands.split("|") + _EPILOGUE, java_locks, "this corner")

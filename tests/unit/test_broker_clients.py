@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rocketmq_py.remoting import fastjson
+from rocketmq_py.model import fastjson
 from tests.unit.broker_rig import GROUP, TOPIC, Client, Rig, body_of
 
 NOTIFY = 40

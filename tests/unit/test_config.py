@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +160,17 @@ def test_a_strategy_has_a_method_allocate() -> None:
     check_consumer(allocate_message_queue_strategy=AllocateMessageQueueAveragely())
     with pytest.raises(ConfigError, match="needs a method allocate, 'AVG' has none"):
         check_consumer(allocate_message_queue_strategy="AVG")
+    with pytest.raises(ConfigError, match=r"is an object, not a class: write AllocateMessageQueueAveragely\(\.\.\.\)"):
+        check_consumer(allocate_message_queue_strategy=AllocateMessageQueueAveragely)
+
+
+@pytest.mark.behaviour("CF-01")
+def test_the_folder_of_offsets_is_a_path() -> None:
+    for folder in ("~/.rocketmq_offsets", "/base", Path("here")):
+        check_consumer(local_offset_store_dir=folder)
+    for wrong in ("", None, 7, b"/base"):
+        with pytest.raises(ConfigError, match="local_offset_store_dir is the path of a folder, not"):
+            check_consumer(local_offset_store_dir=wrong)
 
 
 @pytest.mark.behaviour("CF-02")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rocketmq_py.errors import ProtocolError
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
-from rocketmq_py.remoting import fastjson
 from rocketmq_py.remoting.bodies import (
     QUEUE_NUMS_MAX,
     ConsumerData,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rocketmq_py.errors import ProtocolError
+from rocketmq_py.model.fastjson import MAX_DEPTH, MAX_TOLERANT_CHARACTERS, dumps, loads
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.remoting.fastjson import MAX_DEPTH, MAX_TOLERANT_CHARACTERS, dumps, loads
 from tests.wire.samples import texts
 
 QUEUE = MessageQueue("topic", "broker-a", 0)

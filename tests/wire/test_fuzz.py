@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rocketmq_py.errors import ProtocolError
-from rocketmq_py.remoting import bodies, fastjson
+from rocketmq_py.model import fastjson
+from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.frame import FrameReader, decode, encode
 from rocketmq_py.remoting.message_codec import decode_batch, decode_message_id, decode_messages
 from tests.wire.samples import golden_bytes, stored

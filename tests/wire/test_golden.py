@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from rocketmq_py.errors import ConfigError, ProtocolError
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.message import MessageExt, PullBounds, parse_properties
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.model.unique_id import create_uniq_id, java_string_hash
-from rocketmq_py.remoting import bodies, fastjson
+from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.frame import FrameReader, RemotingCommand, SerializeType, decode, encode
 from rocketmq_py.remoting.message_codec import (
     crc32,

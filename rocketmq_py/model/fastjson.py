@@ -1,4 +1,4 @@
-"""JSON as fastjson peers write it, which is not always JSON.
+"""JSON as fastjson peers write it, on the wire and in files, which is not always JSON.
 
 Java's ``Map<Long, ...>`` comes with bare integer keys, ``Map<MessageQueue, ...>`` with whole objects as keys:
 ``{{"brokerName":"a","queueId":0,"topic":"t"}:4}``. Peers also parse MessageQueue keys from that form only.
