@@ -14,8 +14,10 @@ from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
 from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageOrderlyService
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
+from rocketmq_py.consumer.local_file_offset_store import LocalFileOffsetStore
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
-from rocketmq_py.consumer.offset_store import ReadOffsetType, RemoteBrokerOffsetStore
+from rocketmq_py.consumer.offset_file import OffsetFile, offset_file_path
+from rocketmq_py.consumer.offset_store import OffsetStore, ReadOffsetType, RemoteBrokerOffsetStore
 from rocketmq_py.consumer.ports import Broker, Group
 from rocketmq_py.consumer.process_queue import WindowSnapshot
 from rocketmq_py.consumer.rebalance import RebalanceImpl
@@ -338,7 +340,7 @@ class _Parts:
         self.client = shared
         broker: Broker = self.client.broker
         client: Group = self.client
-        self._offset_store = RemoteBrokerOffsetStore(group, broker, RateLimitedLog(runtime.clock, _log))
+        self._offset_store = self._make_offset_store(runtime, broker)
         self.rebalance = RebalanceImpl(
             group=group,
             config=config,
@@ -402,6 +404,16 @@ class _Parts:
         if clustering:  # broadcasting does not retry
             retry_topic = names.retry_topic(group)
             self.rebalance.subscribe(build_subscription_data(retry_topic, SUB_ALL, runtime.clock.wall_ms()))
+
+    def _make_offset_store(self, runtime: Runtime, broker: Broker) -> OffsetStore:
+        config, warnings = self._config, RateLimitedLog(runtime.clock, _log)
+        if config.offset_store is not None:
+            store: OffsetStore = config.offset_store
+            return store
+        if config.message_model is MessageModel.CLUSTERING:
+            return RemoteBrokerOffsetStore(self._group, broker, warnings)
+        path = offset_file_path(config.local_offset_store_dir, self.client.client_id, self._group)
+        return LocalFileOffsetStore(self._group, OffsetFile(path, warnings), runtime, warnings)
 
     # Life.
 

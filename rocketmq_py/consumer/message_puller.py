@@ -23,7 +23,7 @@ from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError, ProtocolError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
-from rocketmq_py.model.config import ConsumerConfig
+from rocketmq_py.model.config import ConsumerConfig, MessageModel
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PullResult, PullStatus
@@ -202,7 +202,7 @@ class MessagePuller:
                 mq=request.mq,
                 subscription=subscription,
                 offset=request.next_offset,
-                commit_offset=self._offset_store.read_offset(request.mq, ReadOffsetType.READ_FROM_MEMORY),
+                commit_offset=self._offset_to_commit(request.mq),
                 send_subscription=config.post_subscription_when_pull,
                 batch_size=config.pull_batch_size,
                 batch_bytes=config.pull_batch_size_in_bytes,
@@ -212,6 +212,11 @@ class MessagePuller:
             lambda result: self.on_result(request, result, subscription),
             lambda error: self.on_error(request, error),
         )
+
+    def _offset_to_commit(self, mq: MessageQueue) -> int:
+        if self._config.message_model is MessageModel.BROADCASTING:
+            return 0  # each member keeps its own
+        return self._offset_store.read_offset(mq, ReadOffsetType.READ_FROM_MEMORY)
 
     def on_result(self, request: PullRequest, result: PullResult, subscription: SubscriptionData) -> None:
         """The broker answered. Source: PullCallback.onSuccess.

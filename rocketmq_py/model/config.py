@@ -107,6 +107,8 @@ class ConsumerConfig(ClientConfig):
     Attributes:
         message_model: CLUSTERING: the members of the group share the queues. BROADCASTING: each gets every message, and
             keeps its offsets in a file of its own; failed messages are not retried.
+        offset_store: an ``OffsetStore`` of the user's own, or None: brokers keep the offsets of a clustering group, a
+            file those of a broadcasting consumer.
         message_queue_listener: called on the rebalance thread when this member's queues of a topic change, or None.
         consume_from_where: where a new group starts.
         consume_timestamp: for CONSUME_FROM_TIMESTAMP, ``yyyyMMddHHmmss`` in local time; default: half an hour ago.
@@ -136,6 +138,7 @@ class ConsumerConfig(ClientConfig):
     """
 
     message_model: MessageModel = MessageModel.CLUSTERING
+    offset_store: Any = None
     message_queue_listener: MessageQueueListener | None = None
     consume_from_where: ConsumeFromWhere = ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET
     consume_timestamp: str = field(
@@ -170,6 +173,8 @@ class ConsumerConfig(ClientConfig):
         self.check_client()
         if not isinstance(self.message_model, MessageModel):
             raise ConfigError(f"message_model is a MessageModel, not {self.message_model!r}")
+        if self.offset_store is not None and not callable(getattr(self.offset_store, "persist_at_shutdown", None)):
+            raise ConfigError(f"offset_store is an object with the methods of OffsetStore, not {self.offset_store!r}")
         if self.message_queue_listener is not None and not callable(self.message_queue_listener):
             raise ConfigError(
                 f"message_queue_listener is called with (topic, all, mine): {self.message_queue_listener!r}"
