@@ -177,12 +177,26 @@ class Administration(ABC):
             return []
         return sorted(json.loads(reply.checked(f"consumers of {group}").body)["consumerIdList"])
 
+    def lock(self, group: str, topic: str, queue_id: int, client_id: str) -> bool:
+        """Lock a queue as a member of the group would; whether it is held now."""
+        reply = call(self.broker_addr, 41, body=_lock_body(group, topic, queue_id, client_id)).checked("lock")
+        return bool(json.loads(reply.body)["lockOKMQSet"])
+
+    def unlock(self, group: str, topic: str, queue_id: int, client_id: str) -> None:
+        """Give the lock back."""
+        call(self.broker_addr, 42, body=_lock_body(group, topic, queue_id, client_id)).checked("unlock")
+
     def _queues(self, topic: str) -> range:
         route = self.route(topic)
         if route is None:
             raise ClusterError(f"topic {topic} does not exist")
         (queues,) = [data for data in route["queueDatas"] if data["brokerName"] == BROKER_NAME]
         return range(max(queues["readQueueNums"], queues["writeQueueNums"]))
+
+
+def _lock_body(group: str, topic: str, queue_id: int, client_id: str) -> bytes:
+    queue = {"topic": topic, "brokerName": BROKER_NAME, "queueId": queue_id}
+    return json.dumps({"consumerGroup": group, "clientId": client_id, "mqSet": [queue]}).encode()
 
 
 def text_of(value: object) -> str:

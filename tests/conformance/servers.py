@@ -47,6 +47,14 @@ class Server(ABC):
         """Client ids of a group's members."""
 
     @abstractmethod
+    def lock(self, group: str, topic: str, queue_id: int, client_id: str) -> bool:
+        """Lock a queue as a member of the group would; whether it is held now."""
+
+    @abstractmethod
+    def unlock(self, group: str, topic: str, queue_id: int, client_id: str) -> None:
+        """Give the lock back."""
+
+    @abstractmethod
     def restart_broker(self) -> None:
         """Kill the broker and start it again on the same data."""
 
@@ -90,6 +98,12 @@ class _Administered(Server):
 
     def consumer_ids(self, group: str) -> list[str]:
         return self.cluster.consumer_ids(group)
+
+    def lock(self, group: str, topic: str, queue_id: int, client_id: str) -> bool:
+        return self.cluster.lock(group, topic, queue_id, client_id)
+
+    def unlock(self, group: str, topic: str, queue_id: int, client_id: str) -> None:
+        self.cluster.unlock(group, topic, queue_id, client_id)
 
     def restart_broker(self) -> None:
         self.cluster.restart_broker()
