@@ -416,7 +416,10 @@ class MQClientInstance:
 
     def _check_transaction_state(self, address: str, request: RemotingCommand) -> None:
         """Source: ClientRemotingProcessor.checkTransactionState."""
-        (msg,) = decode_messages(request.body)
+        messages = decode_messages(request.body)
+        if len(messages) != 1:
+            raise ProtocolError(f"a question about a transaction holds {len(messages)} messages, not one")
+        msg = messages[0]
         group = msg.get_property(MessageConst.PRODUCER_GROUP)
         with self._lock:
             producer = self._producers.get(group) if group is not None else None

@@ -52,7 +52,7 @@ def cluster(java: None) -> Iterator[ApacheCluster]:
         "transactionOpBatchInterval": 100,
         "timerPrecisionMs": 100,
     }
-    with ApacheCluster(proxy=True, broker_config=settings) as cluster:
+    with ApacheCluster(broker_config=settings) as cluster:
         yield cluster
 
 
@@ -170,22 +170,6 @@ def test_what_is_not_decided_is_asked_for_until_it_is_committed(
     assert len(listener.checks) == 3
     assert (checked.topic, checked.body, checked.msg_id) == (topic, body, sent.msg_id)
     assert (checked.transaction_id, checked.get_property("own")) == (sent.msg_id, "value")
-
-
-@pytest.mark.behaviour("TX-01", "TX-02")
-def test_transactions_through_a_proxy(cluster: ApacheCluster) -> None:
-    topic = f"topic-{uuid.uuid4().hex[:12]}"
-    cluster.create_topic(topic, 4, message_type="TRANSACTION")
-    cluster.wait_route(topic, cluster.proxy_remoting_addr)
-    listener = Transactions(COMMIT, UNKNOW, COMMIT)
-    settings: dict[str, Any] = {"namesrv_addr": cluster.proxy_remoting_addr, "send_msg_timeout": 10_000}
-    with TransactionMQProducer("proxied", transaction_listener=listener, **settings) as producer:
-        producer.send_message_in_transaction(Message(topic, b"at once"))
-        eventually(lambda: sum(cluster.max_offsets(topic).values()) == 1, 30, "the first is delivered")
-        listener.executed = UNKNOW
-        producer.send_message_in_transaction(Message(topic, b"when asked for"))
-        eventually(lambda: sum(cluster.max_offsets(topic).values()) == 2, 60, "the second is delivered")
-    assert [msg.body for msg in listener.checks] == [b"when asked for"] * 2
 
 
 @pytest.mark.behaviour("TX-02")
