@@ -232,6 +232,7 @@ class DefaultMQProducer(ProducerConfig):
 
         Source: DefaultMQProducerImpl.request.
         """
+        check_range("timeout_ms", timeout_ms, 1, INT_MAX)
         deadline_ms = self._runtime.clock.monotonic_ms() + timeout_ms
         settled = self._runtime.event()
         outcome: list[MessageExt | Exception] = []
@@ -279,6 +280,7 @@ class DefaultMQProducer(ProducerConfig):
             RocketMQError: the topic has no route.
         """
         check_callback(callback)
+        check_range("timeout_ms", timeout_ms, 1, INT_MAX)
         async_sender = self._started().async_sender
 
         def settle(result: MessageExt | Exception) -> None:
@@ -296,7 +298,6 @@ class DefaultMQProducer(ProducerConfig):
     ) -> str:
         """Send a request whose reply, or failure, ``settle`` is told; its correlation id."""
         running = self._started()
-        check_range("timeout_ms", timeout_ms, 1, INT_MAX)
         if not isinstance(message, Message):
             raise ConfigError(f"a request is one Message, not {type(message).__name__}")
         deadline_ms = self._runtime.clock.monotonic_ms() + timeout_ms

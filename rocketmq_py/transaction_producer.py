@@ -223,19 +223,21 @@ class TransactionMQProducer(DefaultMQProducer):
     def _take_check(self, address: str, msg: MessageExt, request: RemotingCommand) -> None:
         """On the I/O thread."""
         with self._lock:
+            if self._closed:
+                return
             full = self._checks_waiting >= self.check_request_hold_max
-            if not full and not self._closed:
-                if self._pool is None:
-                    size = self.check_thread_pool_max_size
-                    self._pool = self._runtime.worker_pool("TransactionCheck_", size, self._answer_check)
+            if not full:
                 self._checks_waiting += 1
+            if self._pool is None:
+                size = self.check_thread_pool_max_size
+                self._pool = self._runtime.worker_pool("TransactionCheck_", size, self._answer_check)
             pool = self._pool
         if full:
             self._check_warnings.warning(
                 "full", "%s questions about transactions wait already, one of %s is dropped; it will ask again",
                 self.check_request_hold_max, address,
             )  # fmt: skip
-        elif pool is not None:
+        else:
             pool.submit(_Check(address, msg, request))
 
     def _answer_check(self, check: _Check) -> None:

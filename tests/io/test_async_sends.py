@@ -562,6 +562,11 @@ def test_a_request_that_cannot_be_sent_is_an_error_of_the_send(
     assert isinstance(told[0], BrokerError)
     with pytest.raises(BrokerError, match="has no queue"):
         producer.request(Message("unknown", b"body"), 10_000)
+    for wrong in (0, "1000", None):
+        with pytest.raises(ConfigError, match="timeout_ms Out of range"):
+            producer.request(message(), wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="timeout_ms Out of range"):
+            producer.request_async(message(), RequestCallback(), wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="a request is one Message"):
         producer.request([message()], 10_000)  # type: ignore[arg-type]
 
