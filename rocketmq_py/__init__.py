@@ -27,22 +27,29 @@ from rocketmq_py.errors import (
     RequestTimeoutError,
     RocketMQError,
     StoreError,
+    TooManyRequestsError,
     TransportError,
 )
-from rocketmq_py.model.config import ConsumeFromWhere, MessageModel
+from rocketmq_py.model.config import CompressionType, ConsumeFromWhere, MessageModel
 from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly
 from rocketmq_py.model.message import Message, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionHook, SendMessageHook
 from rocketmq_py.model.results import (
     ConsumeConcurrentlyContext,
     ConsumeConcurrentlyStatus,
     ConsumeOrderlyContext,
     ConsumeOrderlyStatus,
+    LocalTransactionState,
     SendResult,
     SendStatus,
+    TransactionSendResult,
 )
+from rocketmq_py.model.send_callback import RequestCallback, SendCallback
 from rocketmq_py.producer import DefaultMQProducer
 from rocketmq_py.push_consumer import DefaultMQPushConsumer, ServiceState
+from rocketmq_py.request_reply import create_reply_message
+from rocketmq_py.transaction_producer import TransactionListener, TransactionMQProducer
 
 __all__ = [
     "AllocateMachineRoomNearby",
@@ -53,7 +60,9 @@ __all__ = [
     "AllocateMessageQueueConsistentHash",
     "AllocateMessageQueueStrategy",
     "BrokerError",
+    "CheckForbiddenHook",
     "ClientError",
+    "CompressionType",
     "ConfigError",
     "ConnectError",
     "ConsumeConcurrentlyContext",
@@ -64,7 +73,9 @@ __all__ = [
     "ConsumeOrderlyStatus",
     "DefaultMQProducer",
     "DefaultMQPushConsumer",
+    "EndTransactionHook",
     "IllegalStateError",
+    "LocalTransactionState",
     "MachineRoomResolver",
     "Message",
     "MessageExt",
@@ -74,13 +85,21 @@ __all__ = [
     "MessageQueue",
     "MissingExtraError",
     "ProtocolError",
+    "RequestCallback",
     "RequestTimeoutError",
     "RocketMQError",
+    "SendCallback",
+    "SendMessageHook",
     "SendResult",
     "SendStatus",
     "ServiceState",
     "StoreError",
+    "TooManyRequestsError",
+    "TransactionListener",
+    "TransactionMQProducer",
+    "TransactionSendResult",
     "TransportError",
+    "create_reply_message",
 ]
 
 __version__ = "0.1.0"

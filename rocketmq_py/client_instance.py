@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rocketmq_py.client_remoting_processor import ClientRemotingProcessor
@@ -16,18 +17,23 @@ from rocketmq_py.clock import Clock
 from rocketmq_py.consumer.pull_message_service import PullMessageService
 from rocketmq_py.consumer.rebalance_service import RebalanceService
 from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, ProtocolError, RocketMQError, TransportError
+from rocketmq_py.model import names
 from rocketmq_py.model.codes import RequestCode, ResponseCode
-from rocketmq_py.model.config import ClientConfig, ConsumerConfig, MessageModel
+from rocketmq_py.model.config import ClientConfig, ConsumerConfig, MessageModel, ProducerConfig
+from rocketmq_py.model.message import MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.producer_hooks import ProducerHooks
 from rocketmq_py.model.route import TopicRouteData
 from rocketmq_py.model.unique_id import local_ip
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.broker_api import BrokerApi
 from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.message_codec import decode_messages
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.remoting_client import RemotingClient
 from rocketmq_py.remoting.route_table import RouteTable
+from rocketmq_py.request_reply import RequestFutureHolder
 from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
 
 FIRST_ROUTE_REFRESH_MS = 10
@@ -42,6 +48,22 @@ MISSING_ROUTE_RETRIES_MS = (0, 1_000, 5_000, 5_000, 5_000, 5_000, 5_000)
 be made by the first send. Java looks every 30 s."""
 
 _log = logging.getLogger(__name__)
+
+
+TransactionCheck = Callable[[str, MessageExt, RemotingCommand], None]
+"""``check(address, half_message, request)``: a broker asks how a transaction stands. On the I/O thread."""
+
+
+@dataclass(slots=True)
+class _Producer:
+    """What the client knows of a producer. Source: MQProducerInner.
+
+    Attributes:
+        topics: those it has sent to.
+    """
+
+    check_transaction: TransactionCheck | None
+    topics: set[str] = field(default_factory=set)
 
 
 class ConsumerInner(Protocol):
@@ -101,7 +123,7 @@ class MQClientInstance:
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._lock = Mutex()
         self._consumers: dict[str, ConsumerInner] = {}
-        self._producers: dict[str, set[str]] = {}  # group -> topics it has sent to
+        self._producers: dict[str, _Producer] = {}
         self._heartbeat_lock = runtime.lock()
         self._heartbeat_soon = False
         self._looks = 0
@@ -110,15 +132,17 @@ class MQClientInstance:
         self.processor.register(
             RequestCode.NOTIFY_CONSUMER_IDS_CHANGED, self._notify_consumer_ids_changed, blocks=False
         )
+        self.processor.register(RequestCode.CHECK_TRANSACTION_STATE, self._check_transaction_state, blocks=False)
+        self.processor.register(RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT, self._receive_reply_message, blocks=False)
         self._remoting = RemotingClient(runtime, self.processor.process)
-        self.sender = MessageSender(self._remoting, self.routes, runtime.clock, self.update_topic_route)
         self.broker = BrokerApi(
-            self._remoting, self.routes, self.sender, runtime.clock, self.update_topic_route,
+            self._remoting, self.routes, self.make_sender(), runtime.clock, self.update_topic_route,
             config.mq_client_api_timeout,
         )  # fmt: skip
         self.pulls = PullMessageService(runtime)
         self._rebalance_service = RebalanceService(runtime, self._do_rebalance)
         self._timers = runtime.scheduler("MQClientFactoryScheduledThread")
+        self.request_futures = RequestFutureHolder(runtime.clock, self._timers)
         self._timers.schedule_at_fixed_rate(
             FIRST_ROUTE_REFRESH_MS, config.poll_name_server_interval, self._refresh_routes
         )
@@ -156,13 +180,23 @@ class MQClientInstance:
             del self._consumers[consumer.group]
         self._unregister("", consumer.group)
 
-    def register_producer(self, group: str) -> bool:
+    def register_producer(self, group: str, check_transaction: TransactionCheck | None = None) -> bool:
         """Add a producer; False when its group is in this client already."""
         with self._lock:
             if group in self._producers:
                 return False
-            self._producers[group] = set()
+            self._producers[group] = _Producer(check_transaction)
             return True
+
+    def make_sender(
+        self,
+        group: str = names.CLIENT_INNER_PRODUCER_GROUP,
+        config: ProducerConfig | None = None,
+        hooks: ProducerHooks | None = None,
+    ) -> MessageSender:
+        """What a producer sends with; the defaults are those of the sends that nobody made a producer for."""
+        clock = self._runtime.clock
+        return MessageSender(self._remoting, self.routes, clock, self.update_topic_route, group, config, hooks)
 
     def unregister_producer(self, group: str) -> None:
         """Remove a producer and tell the brokers."""
@@ -249,14 +283,14 @@ class MQClientInstance:
     def note_published_topic(self, group: str, topic: str) -> None:
         """Keep the route of a topic fresh to which a producer sends."""
         with self._lock:
-            topics = self._producers.get(group)
-            if topics is not None:
-                topics.add(topic)
+            producer = self._producers.get(group)
+            if producer is not None:
+                producer.topics.add(topic)
 
     def _refresh_routes(self) -> None:
         with self._lock:
             topics = {topic for consumer in self._consumers.values() for topic in consumer.topics()}
-            topics.update(*self._producers.values())
+            topics.update(*(producer.topics for producer in self._producers.values()))
         for topic in sorted(topics):
             try:
                 self.update_topic_route(topic)
@@ -377,6 +411,28 @@ class MQClientInstance:
             consumer = self._consumers.get(group)
         if consumer is None or consumer.joined:
             self.rebalance_immediately()
+
+    # Producers.
+
+    def _check_transaction_state(self, address: str, request: RemotingCommand) -> None:
+        """Source: ClientRemotingProcessor.checkTransactionState."""
+        messages = decode_messages(request.body)
+        if len(messages) != 1:
+            raise ProtocolError(f"a question about a transaction holds {len(messages)} messages, not one")
+        msg = messages[0]
+        group = msg.get_property(MessageConst.PRODUCER_GROUP)
+        with self._lock:
+            producer = self._producers.get(group) if group is not None else None
+        if producer is None or producer.check_transaction is None:
+            self._warnings.warning(
+                ("transaction", group), "%s asks about a transaction of group %s, which has no such producer here",
+                address, group,
+            )  # fmt: skip
+            return
+        producer.check_transaction(address, msg, request)
+
+    def _receive_reply_message(self, address: str, request: RemotingCommand) -> None:
+        self.request_futures.receive_reply(request, self._runtime.clock.wall_ms())
 
     # End.
 

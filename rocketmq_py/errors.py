@@ -86,5 +86,11 @@ class RequestTimeoutError(TransportError):
     """No answer within the time allowed; the request may or may not have been carried out."""
 
 
+class TooManyRequestsError(RocketMQError):
+    """So much is under way already that this was not even begun; wait until some of it has ended."""
+
+    retriable = True
+
+
 class ProtocolError(RocketMQError):
     """The peer sent something that is not the protocol: a bad frame costs its connection, a bad answer its request."""

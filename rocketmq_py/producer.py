@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rocketmq_py.client_instance import MQClientInstance, process_clients
-from rocketmq_py.errors import ConfigError, IllegalStateError
+from rocketmq_py.client_instance import MQClientInstance, TransactionCheck, process_clients
+from rocketmq_py.errors import ConfigError, IllegalStateError, RequestTimeoutError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
-from rocketmq_py.model.message import Message, MessageConst, format_properties
+from rocketmq_py.model.message import Message, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionHook, ProducerHooks, SendMessageHook
 from rocketmq_py.model.results import SendResult
-from rocketmq_py.model.unique_id import create_uniq_id
-from rocketmq_py.remoting.message_codec import encode_batch
-from rocketmq_py.remoting.message_sender import OutgoingMessage
-from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
+from rocketmq_py.model.send_callback import Callback, SendCallback, check_callback
+from rocketmq_py.remoting.async_sender import AsyncSender, ChooseQueue
+from rocketmq_py.remoting.message_codec import compress
+from rocketmq_py.remoting.message_sender import MessageSender
+from rocketmq_py.remoting.mq_fault_strategy import DETECTOR_PERIOD_MS
+from rocketmq_py.remoting.outgoing_message import OutgoingMessage, outgoing_batch, outgoing_single
+from rocketmq_py.request_reply import Settle, prepare_request
+from rocketmq_py.runtime import Mutex, Runtime, Scheduler, ThreadRuntime
 
-PROPERTIES_MAX_BYTES = 32_767
-"""What the two-byte length in a stored message allows."""
+_log = logging.getLogger(__name__)
 
 Selector = Callable[[Sequence[MessageQueue], Message, Any], MessageQueue]
 """Chooses a message's queue: ``selector(queues, message, arg)``. Source: MessageQueueSelector."""
+
+
+class _Running:
+    """What a producer has between ``start`` and ``shutdown``."""
+
+    __slots__ = ("_detector", "async_sender", "client", "sender")
+
+    def __init__(
+        self, client: MQClientInstance, group: str, config: ProducerConfig, hooks: ProducerHooks, runtime: Runtime
+    ) -> None:
+        self.client = client
+        self.sender = client.make_sender(group, config, hooks)
+        self.async_sender = AsyncSender(self.sender, config, runtime)
+        self._detector: Scheduler | None = None
+        if config.start_detector_enable:
+            self._detector = runtime.scheduler("LatencyFaultToleranceScheduledThread")
+            self._detector.schedule_at_fixed_rate(DETECTOR_PERIOD_MS, DETECTOR_PERIOD_MS, self.sender.detect_brokers)
+
+    def shutdown(self) -> None:
+        """End what runs here."""
+        self.async_sender.shutdown()
+        if self._detector is not None:
+            self._detector.shutdown()
 
 
 class DefaultMQProducer(ProducerConfig):
@@ -38,46 +66,69 @@ class DefaultMQProducer(ProducerConfig):
     Source: DefaultMQProducer, DefaultMQProducerImpl.
     """
 
-    __slots__ = ("_client", "_closed", "_lock", "_runtime", "group")
+    __slots__ = ("_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "group")
 
     def __init__(self, producer_group: str, **settings: Any) -> None:
         check_names(ProducerConfig, settings)
         super().__init__(**settings)
         self.group = producer_group
         self._runtime: Runtime = ThreadRuntime()
-        self._lock = Mutex()  # guards the two below
-        self._client: MQClientInstance | None = None
+        self._hooks = ProducerHooks()
+        self._lock = Mutex()  # guards the three below, and the registration of hooks
+        self._running: _Running | None = None
         self._closed = False
+        self._announced: set[str] = set()  # topics whose brokers have been told of this producer
 
     def start(self) -> None:
-        """Make ready to send; connects to nothing yet.
+        """Make ready to send; connects to nothing yet, unless ``topics`` are given.
 
         Raises:
             ConfigError: a setting is out of range, or there is no name server.
+            MissingExtraError: the library for ``compress_type`` is not installed.
             IllegalStateError: started before, or the group has a producer in this client already.
         """
         self.check_producer(self.group)
+        compress(b"probe", self.compress_type.value, self.compress_level)  # a missing library shows now
         with self._lock:
-            if self._client is not None or self._closed:
+            if self._running is not None or self._closed:
                 raise IllegalStateError("a producer is started once: make a new one")
             client = process_clients.acquire(self)
-            if client.register_producer(self.group):
-                self._client = client
-                return
-        process_clients.release(client)
-        raise IllegalStateError(
-            f"the producer group {self.group} has a producer in client {client.client_id} already: "
-            "use another group or another instance_name"
-        )
+            if client.register_producer(self.group, self._transaction_check()):
+                self._running = running = _Running(client, self.group, self, self._hooks, self._runtime)
+            else:
+                running = None
+        if running is None:
+            process_clients.release(client)
+            raise IllegalStateError(
+                f"the producer group {self.group} has a producer in client {client.client_id} already: "
+                "use another group or another instance_name"
+            )
+        self._fetch_routes(running)
+
+    def _fetch_routes(self, running: _Running) -> None:
+        """Source: initTopicRoute, and the heartbeat at the end of start."""
+        for topic in self.topics:
+            running.client.note_published_topic(self.group, topic)
+            try:
+                running.sender.publish_queues(topic)
+            except RocketMQError as error:
+                _log.warning("the producer %s has no route of its topic %s yet: %s", self.group, topic, error)
+        if self.topics:
+            running.client.send_heartbeat_to_all_brokers()
 
     def shutdown(self) -> None:
-        """Leave. May be called twice and before ``start``; sends under way fail."""
+        """Leave; sends and requests under way fail. May be called twice and before ``start``.
+
+        Waits up to 3 s for callbacks of asynchronous sends.
+        """
         with self._lock:
-            client, self._client = self._client, None
+            running, self._running = self._running, None
             self._closed = True
-        if client is not None:
-            client.unregister_producer(self.group)
-            process_clients.release(client)
+        if running is not None:
+            running.client.request_futures.fail(self, IllegalStateError("the producer was shut down"))
+            running.shutdown()
+            running.client.unregister_producer(self.group)
+            process_clients.release(running.client)
 
     def send(
         self,
@@ -101,34 +152,206 @@ class DefaultMQProducer(ProducerConfig):
             BrokerError: it was refused.
             TransportError: no answer; it may be stored all the same.
             IllegalStateError: the producer is not started.
+            Exception: what the selector, or a hook that forbids it, raised.
         """
-        client = self._started()
-        if timeout_ms is None:
-            timeout_ms = self.send_msg_timeout
+        running = self._started()
+        timeout_ms = self._timeout(timeout_ms)
+        outgoing, choose_queue = self._prepared(running, message, selector, arg)
+        retries = 0 if selector else self.retry_times_when_send_failed
+        return running.sender.send(outgoing, timeout_ms, retries=retries, queue=choose_queue())
+
+    def send_async(
+        self,
+        message: Message | Sequence[Message],
+        callback: Callback[SendResult],
+        *,
+        selector: Selector | None = None,
+        arg: Any = None,
+        timeout_ms: int | None = None,
+    ) -> None:
+        """Send and return at once; the callback is told how it ended, exactly once.
+
+        When there is no answer it is tried again up to ``retry_times_when_send_async_failed`` times: on another broker
+        if there is one, with a selector in the same queue. A broker's refusal ends it.
+
+        Args:
+            message: as in ``send``.
+            callback: a ``SendCallback``, or any object with its two methods. It runs on a callback thread, and gets
+                what ``send`` would have returned or raised. With back pressure do not send from within a callback
+                faster than sends end: it waits on one of the few threads that end them.
+            selector: as in ``send``; runs on a thread of the sender.
+            arg: handed to the selector.
+            timeout_ms: for this send with all its attempts; default ``send_msg_timeout``. With back pressure also how
+                long this call may wait.
+
+        Raises:
+            ConfigError: as in ``send``, or it is no callback.
+            TooManyRequestsError: too much is under way (see ``enable_backpressure_for_async_mode``).
+            IllegalStateError: the producer is not started.
+        """
+        running = self._started()
+        timeout_ms = self._timeout(timeout_ms)
+        check_callback(callback)
+        outgoing, choose_queue = self._prepared(running, message, selector, arg)
+        running.async_sender.send(outgoing, callback, timeout_ms, choose_queue)
+
+    def send_oneway(
+        self, message: Message | Sequence[Message], *, selector: Selector | None = None, arg: Any = None
+    ) -> None:
+        """Send once and await no answer: whether it was stored, nobody tells.
+
+        Args:
+            message: as in ``send``.
+            selector: as in ``send``.
+            arg: handed to the selector.
+
+        Raises:
+            ConfigError, IllegalStateError: as in ``send``.
+            BrokerError: the topic does not exist.
+            TransportError: no connection could be made within ``send_msg_timeout``, or it broke at once.
+        """
+        running = self._started()
+        outgoing, choose_queue = self._prepared(running, message, selector, arg)
+        running.sender.send_oneway(outgoing, self.send_msg_timeout, queue=choose_queue())
+
+    def request(
+        self, message: Message, timeout_ms: int, *, selector: Selector | None = None, arg: Any = None
+    ) -> MessageExt:
+        """Send a request and wait for the reply that its consumer sends (``create_reply_message``).
+
+        Args:
+            message: the request.
+            timeout_ms: for all of it: sending, consuming, replying.
+            selector: as in ``send``.
+            arg: handed to the selector.
+
+        Raises:
+            RequestTimeoutError: no reply in time; the request may have been consumed all the same.
+            TooManyRequestsError: too much is under way.
+            RocketMQError: it could not be sent, as in ``send``.
+
+        Source: DefaultMQProducerImpl.request.
+        """
         check_range("timeout_ms", timeout_ms, 1, INT_MAX)
-        is_batch = not isinstance(message, Message)
-        outgoing = self._batch(message) if is_batch else self._single(message)  # type: ignore[arg-type]
-        client.note_published_topic(self.group, outgoing.topic)
-        queue = None
-        if selector is not None:
-            if is_batch:
-                raise ConfigError("a batch goes to one queue as a whole: give the selector a single message")
-            queue = self._selected(client, selector, message, arg)  # type: ignore[arg-type]
-        return client.sender.send(
-            self.group,
-            outgoing,
-            timeout_ms,
-            retries=0 if selector else self.retry_times_when_send_failed,
-            queue=queue,
-            compress_over_bytes=self.compress_msg_body_over_howmuch,
-            new_topic_queues=self.default_topic_queue_nums,
+        deadline_ms = self._runtime.clock.monotonic_ms() + timeout_ms
+        settled = self._runtime.event()
+        outcome: list[MessageExt | Exception] = []
+
+        def settle(result: MessageExt | Exception) -> None:
+            outcome.append(result)
+            settled.set()
+
+        futures = self._started().client.request_futures
+        correlation_id = self._request(message, timeout_ms, selector, arg, settle)
+        try:
+            settled.wait(deadline_ms - self._runtime.clock.monotonic_ms())
+        finally:
+            futures.remove(correlation_id)
+        if not outcome:
+            raise RequestTimeoutError(
+                f"the request to topic {message.topic} had no reply within {timeout_ms} ms: does its consumer reply?"
+            )
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+    def request_async(
+        self,
+        message: Message,
+        callback: Callback[MessageExt],
+        timeout_ms: int,
+        *,
+        selector: Selector | None = None,
+        arg: Any = None,
+    ) -> None:
+        """Send a request; the callback gets the reply, or what ``request`` would have raised, on a callback thread.
+
+        Asking for the topic's route, the first time, is done here. A time-out is told up to a second late.
+
+        Args:
+            message: the request.
+            callback: a ``RequestCallback``, or any object with its two methods; exactly one is called, once.
+            timeout_ms: as in ``request``.
+            selector: as in ``send``; runs on this thread.
+            arg: handed to the selector.
+
+        Raises:
+            ConfigError, TooManyRequestsError, IllegalStateError: as ``send_async``.
+            RocketMQError: the topic has no route.
+        """
+        check_callback(callback)
+        check_range("timeout_ms", timeout_ms, 1, INT_MAX)
+        async_sender = self._started().async_sender
+
+        def settle(result: MessageExt | Exception) -> None:
+            if isinstance(result, Exception):
+                error = result
+                async_sender.run_callback(lambda: callback.on_exception(error))
+            else:
+                reply = result
+                async_sender.run_callback(lambda: callback.on_success(reply))
+
+        self._request(message, timeout_ms, selector, arg, settle)
+
+    def _request(
+        self, message: Message, timeout_ms: int, selector: Selector | None, arg: object, settle: Settle
+    ) -> str:
+        """Send a request whose reply, or failure, ``settle`` is told; its correlation id."""
+        running = self._started()
+        if not isinstance(message, Message):
+            raise ConfigError(f"a request is one Message, not {type(message).__name__}")
+        deadline_ms = self._runtime.clock.monotonic_ms() + timeout_ms
+        outgoing, choose_queue = self._prepared(running, message, selector, arg)
+        self._announce(running, message.topic)
+        left_ms = deadline_ms - self._runtime.clock.monotonic_ms()
+        if left_ms <= 0:
+            raise RequestTimeoutError(f"the request to topic {message.topic}: no time was left to send it")
+        futures = running.client.request_futures
+        correlation_id = prepare_request(outgoing, running.client.client_id, timeout_ms)
+        futures.put(correlation_id, left_ms, self, settle)
+        callback = SendCallback(
+            lambda sent: _log.debug("request %s was sent: %s", correlation_id, sent),
+            lambda error: futures.settle(correlation_id, error),
         )
+        try:
+            running.async_sender.send(outgoing, callback, left_ms, choose_queue, here=True)
+        except BaseException:
+            futures.remove(correlation_id)
+            raise
+        return correlation_id
+
+    def _announce(self, running: _Running, topic: str) -> None:
+        """Make sure that the topic's brokers know this producer: they call it back. Java: only without a route."""
+        with self._lock:
+            if topic in self._announced:
+                return
+        running.sender.publish_queues(topic)
+        if running.client.send_heartbeat_to_all_brokers():
+            with self._lock:
+                self._announced.add(topic)
+
+    # Hooks.
+
+    def register_send_message_hook(self, hook: SendMessageHook) -> None:
+        """Have every attempt to send looked at; at any time, for the sends that begin from now on."""
+        with self._lock:
+            self._hooks.send_message = (*self._hooks.send_message, hook)
+
+    def register_check_forbidden_hook(self, hook: CheckForbiddenHook) -> None:
+        """Have every attempt to send permitted, or forbidden by an exception; at any time."""
+        with self._lock:
+            self._hooks.check_forbidden = (*self._hooks.check_forbidden, hook)
+
+    def register_end_transaction_hook(self, hook: EndTransactionHook) -> None:
+        """Have the ends of transactions looked at; at any time."""
+        with self._lock:
+            self._hooks.end_transaction = (*self._hooks.end_transaction, hook)
 
     def fetch_publish_message_queues(self, topic: str) -> list[MessageQueue]:
         """The queues of a topic that can be sent to; asks a name server if they are not known."""
-        client = self._started()
+        running = self._started()
         names.check_topic(topic)
-        return client.sender.publish_queues(topic, self.default_topic_queue_nums)
+        return running.sender.publish_queues(topic)
 
     def __enter__(self) -> Self:
         """``start``."""
@@ -142,60 +365,44 @@ class DefaultMQProducer(ProducerConfig):
         self.shutdown()
 
     def __repr__(self) -> str:
-        state = "running" if self._client is not None else "shut down" if self._closed else "not started"
-        return f"<DefaultMQProducer {self.group} {state}>"
+        state = "running" if self._running is not None else "shut down" if self._closed else "not started"
+        return f"<{type(self).__name__} {self.group} {state}>"
 
-    def _started(self) -> MQClientInstance:
-        client = self._client
-        if client is None:
+    def _started(self) -> _Running:
+        running = self._running
+        if running is None:
             raise IllegalStateError("the producer is not started" if not self._closed else "the producer was shut down")
-        return client
+        return running
 
-    def _single(self, message: Message) -> OutgoingMessage:
-        self._check(message)
-        return OutgoingMessage(message.topic, message.body, message.flag, dict(message.properties))
+    def _transaction_check(self) -> TransactionCheck | None:
+        """Who answers a broker's questions about transactions: nobody here."""
+        return None
 
-    def _batch(self, messages: Sequence[Message]) -> OutgoingMessage:
-        """Source: MessageBatch.generateFromList, DefaultMQProducer.batch."""
-        if not isinstance(messages, list | tuple):
-            raise ConfigError(
-                f"send takes a Message or a list of them, not {type(messages).__name__}; "
-                "to forward a MessageExt make a Message(msg.topic, msg.body, ...)"
-            )
-        if not messages:
-            raise ConfigError("a batch needs at least one message")
-        first: Message = messages[0]
-        ids, parts = [], []
-        for message in messages:
-            if not isinstance(message, Message):
-                raise ConfigError(f"a batch consists of Message objects, not {type(message).__name__}")
-            self._check(message)
-            if message.topic != first.topic or message.wait_store_msg_ok != first.wait_store_msg_ok:
-                raise ConfigError("all messages of a batch must have the same topic and wait_store_msg_ok")
-            if message.delay_time_level or message.topic.startswith(names.RETRY_GROUP_TOPIC_PREFIX):
-                raise ConfigError("delayed messages and messages to retry topics cannot be sent in a batch")
-            ids.append(message.properties.get(MessageConst.UNIQ_KEY) or create_uniq_id(self._runtime.clock))
-            parts.append((message.body, message.flag, {**message.properties, MessageConst.UNIQ_KEY: ids[-1]}))
-        body = encode_batch(parts)
-        if len(body) > self.max_message_size:
-            raise ConfigError(f"the batch has {len(body)} bytes, the limit is {self.max_message_size}: split it")
-        properties = {MessageConst.WAIT_STORE_MSG_OK: first.properties[MessageConst.WAIT_STORE_MSG_OK]}
-        return OutgoingMessage(first.topic, body, first.flag, properties, ids)
+    def _timeout(self, timeout_ms: int | None) -> int:
+        if timeout_ms is None:
+            return self.send_msg_timeout
+        check_range("timeout_ms", timeout_ms, 1, INT_MAX)
+        return timeout_ms
 
-    def _check(self, message: Message) -> None:
-        """Source: Validators.checkMessage."""
-        names.check_topic(message.topic)
-        if not message.body:
-            raise ConfigError("the body of a message is empty: brokers refuse that")
-        if len(message.body) > self.max_message_size:
-            raise ConfigError(f"the body has {len(message.body)} bytes, the limit is {self.max_message_size}")
-        size = len(format_properties(message.properties).encode())
-        if size > PROPERTIES_MAX_BYTES:
-            raise ConfigError(f"the properties have {size} bytes, the limit is {PROPERTIES_MAX_BYTES}")
+    def _prepared(
+        self, running: _Running, message: Message | Sequence[Message], selector: Selector | None, arg: object
+    ) -> tuple[OutgoingMessage, ChooseQueue]:
+        """What goes out, and how to find the queue that it must go to, if there is one."""
+        if isinstance(message, Message):
+            outgoing = outgoing_single(message, self.max_message_size)
+        else:
+            outgoing = outgoing_batch(message, self.max_message_size, self._runtime.clock)
+        running.client.note_published_topic(self.group, outgoing.topic)
+        if selector is None:
+            return outgoing, lambda: None
+        if not isinstance(message, Message):
+            raise ConfigError("a batch goes to one queue as a whole: give the selector a single message")
+        return outgoing, lambda: _selected(running.sender, selector, message, arg)
 
-    def _selected(self, client: MQClientInstance, selector: Selector, message: Message, arg: object) -> MessageQueue:
-        queues = client.sender.publish_queues(message.topic, self.default_topic_queue_nums)
-        queue = selector(queues, message, arg)
-        if queue not in queues:
-            raise ConfigError(f"the selector chose {queue!r}, which is none of the {len(queues)} queues it was given")
-        return queue
+
+def _selected(sender: MessageSender, selector: Selector, message: Message, arg: object) -> MessageQueue:
+    queues = sender.publish_queues(message.topic)
+    queue = selector(queues, message, arg)
+    if queue not in queues:
+        raise ConfigError(f"the selector chose {queue!r}, which is none of the {len(queues)} queues it was given")
+    return queue

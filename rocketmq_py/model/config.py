@@ -6,7 +6,7 @@ Names and units are Java's (``consume_timeout`` is in minutes); names of our own
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -14,6 +14,7 @@ from typing import Any
 
 from rocketmq_py.errors import ConfigError
 from rocketmq_py.model import names
+from rocketmq_py.model.codes import MessageSysFlag
 from rocketmq_py.model.message_queue import MessageQueue
 
 CONSUME_TIMESTAMP_FORMAT = "%Y%m%d%H%M%S"
@@ -241,33 +242,96 @@ class ConsumerConfig(ClientConfig):
         return self.max_reconsume_times
 
 
+class CompressionType(Enum):
+    """How bodies are compressed; the value is the bits of ``MessageSysFlag``. Source: CompressionType."""
+
+    LZ4 = MessageSysFlag.COMPRESSION_LZ4
+    ZSTD = MessageSysFlag.COMPRESSION_ZSTD
+    ZLIB = MessageSysFlag.COMPRESSION_ZLIB
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class ProducerConfig(ClientConfig):
-    """Settings of a producer. Source: DefaultMQProducer.
+    """Settings of a producer. Source: DefaultMQProducer, MQFaultStrategy; detection: ClientConfig.
 
     Attributes:
         send_msg_timeout: ms for a send with all its retries (3,000).
+        send_msg_max_timeout_per_request: ms for one attempt that is not the last; -1: all that is left.
         retry_times_when_send_failed: further attempts of a send, each on another broker if there is one (2).
-        compress_msg_body_over_howmuch: bytes from which a body is compressed with zlib (4,096).
+        retry_times_when_send_async_failed: the same for ``send_async``, when there was no answer (2).
+        retry_another_broker_when_not_store_ok: try again also when a broker stored the message but could not flush or
+            replicate it in time; it may be stored twice then.
+        compress_msg_body_over_howmuch: bytes from which a body is compressed (4,096).
+        compress_level: 0..9 for zlib, 1..22 for zstd, without effect on lz4 (5).
+        compress_type: ZLIB; the others need the extra ``compression`` here and at every consumer.
         max_message_size: bytes that a body may have (4,194,304, the broker's default too).
         default_topic_queue_nums: queues of a topic that the first send creates (4).
+        topics: topics whose routes are fetched at ``start``, so that their brokers know of this producer before it
+            sends; of use for a member that only answers questions about transactions.
+        enable_backpressure_for_async_mode: ``send_async`` waits while too much is under way; else it raises then.
+        back_pressure_for_async_send_num: asynchronous sends under way at once, with back pressure, from 10 (1,024).
+        back_pressure_for_async_send_size: bytes of their bodies, from 1 MiB (100 MiB).
+        send_latency_fault_enable: avoid brokers that were slow or failed for a while.
+        latency_max: ms from which the duration at the same place of ``not_available_duration`` holds.
+        not_available_duration: ms for which such a broker is avoided.
+        start_detector_enable: ask brokers that failed, every 3 s, whether they are back.
+        detect_timeout: ms that such a question may take (200).
+        detect_interval: ms between two to one broker (2,000).
     """
 
     send_msg_timeout: int = 3_000
+    send_msg_max_timeout_per_request: int = -1
     retry_times_when_send_failed: int = 2
+    retry_times_when_send_async_failed: int = 2
+    retry_another_broker_when_not_store_ok: bool = False
     compress_msg_body_over_howmuch: int = 4_096
+    compress_level: int = 5
+    compress_type: CompressionType = CompressionType.ZLIB
     max_message_size: int = 4 * 1024 * 1024
     default_topic_queue_nums: int = 4
+    topics: Sequence[str] = ()
+    enable_backpressure_for_async_mode: bool = False
+    back_pressure_for_async_send_num: int = 1_024
+    back_pressure_for_async_send_size: int = 100 * 1024 * 1024
+    send_latency_fault_enable: bool = False
+    latency_max: Sequence[int] = (50, 100, 550, 1_800, 3_000, 5_000, 15_000)
+    not_available_duration: Sequence[int] = (0, 0, 2_000, 5_000, 6_000, 10_000, 30_000)
+    start_detector_enable: bool = False
+    detect_timeout: int = 200
+    detect_interval: int = 2_000
 
     def check_producer(self, group: str) -> None:
         """Refuse what cannot work with ``ConfigError``."""
         names.check_group(group)
         self.check_client()
         check_range("send_msg_timeout", self.send_msg_timeout, 1, INT_MAX)
+        if self.send_msg_max_timeout_per_request != -1:
+            check_range("send_msg_max_timeout_per_request", self.send_msg_max_timeout_per_request, 1, INT_MAX)
         check_range("retry_times_when_send_failed", self.retry_times_when_send_failed, 0, 100)
+        check_range("retry_times_when_send_async_failed", self.retry_times_when_send_async_failed, 0, 100)
         check_range("compress_msg_body_over_howmuch", self.compress_msg_body_over_howmuch, 0, INT_MAX)
+        if not isinstance(self.compress_type, CompressionType):
+            raise ConfigError(f"compress_type is a CompressionType, not {self.compress_type!r}")
+        level_max = 22 if self.compress_type is CompressionType.ZSTD else 9
+        check_range("compress_level", self.compress_level, 0, level_max)
         check_range("max_message_size", self.max_message_size, 1, INT_MAX)
         check_range("default_topic_queue_nums", self.default_topic_queue_nums, 1, 65535)
+        if isinstance(self.topics, str):
+            raise ConfigError(f"topics are several names, not the one text {self.topics!r}")
+        for topic in self.topics:
+            names.check_topic(topic)
+        check_range("back_pressure_for_async_send_num", self.back_pressure_for_async_send_num, 10, INT_MAX)
+        check_range("back_pressure_for_async_send_size", self.back_pressure_for_async_send_size, 1 << 20, INT_MAX)
+        if len(self.latency_max) != len(self.not_available_duration):
+            raise ConfigError(
+                f"latency_max has {len(self.latency_max)} steps, not_available_duration "
+                f"{len(self.not_available_duration)}: each step needs its duration"
+            )
+        for name in ("latency_max", "not_available_duration"):
+            for value in getattr(self, name):
+                check_range(name, value, 0, INT_MAX)
+        check_range("detect_timeout", self.detect_timeout, 1, INT_MAX)
+        check_range("detect_interval", self.detect_interval, 1, INT_MAX)
 
 
 def check_range(name: str, value: object, low: int, high: int) -> None:

@@ -39,7 +39,16 @@ class MessageConst:
     TIMER_DELIVER_MS = "TIMER_DELIVER_MS"
     TIMER_DELAY_SEC = "TIMER_DELAY_SEC"
     TIMER_DELAY_MS = "TIMER_DELAY_MS"
+    PRODUCER_GROUP = "PGROUP"
+    TRANSACTION_ID = "__transactionId__"
+    CORRELATION_ID = "CORRELATION_ID"
+    MESSAGE_REPLY_TO_CLIENT = "REPLY_TO_CLIENT"
+    MESSAGE_TTL = "TTL"
+    MESSAGE_TYPE = "MSG_TYPE"
+    REPLY_MESSAGE_ARRIVE_TIME = "ARRIVE_TIME"
 
+
+TIMER_PROPERTIES = frozenset({MessageConst.TIMER_DELIVER_MS, MessageConst.TIMER_DELAY_SEC, MessageConst.TIMER_DELAY_MS})
 
 NAME_VALUE_SEPARATOR = "\x01"
 PROPERTY_SEPARATOR = "\x02"
@@ -66,13 +75,22 @@ class Message:
         properties: further properties; names that RocketMQ reads itself are refused.
         flag: an integer for the user's own use.
         delay_time_level: 0 at once, else the broker's delay level 1..18.
+        delay_time_sec: deliver so many seconds after it was stored; 0 at once. Brokers allow 3 days by default.
+        delay_time_ms: the same in ms; brokers round to a second by default.
+        deliver_time_ms: deliver at this moment, ms since 1970; 0, or a moment past, at once.
         wait_store_msg_ok: whether the broker answers only after its configured flush and replication.
 
     Raises:
-        ConfigError: a property name is reserved, or a name or value is empty or holds U+0001 or U+0002.
+        ConfigError: a property name is reserved, a name or value is empty or holds U+0001 or U+0002, a time is
+            negative, or more than one kind of delay is given.
     """
 
     __slots__ = ("body", "flag", "properties", "topic")
+
+    body: bytes
+    flag: int
+    properties: dict[str, str]
+    topic: str
 
     def __init__(
         self,
@@ -84,6 +102,9 @@ class Message:
         properties: Mapping[str, str] | None = None,
         flag: int = 0,
         delay_time_level: int = 0,
+        delay_time_sec: int = 0,
+        delay_time_ms: int = 0,
+        deliver_time_ms: int = 0,
         wait_store_msg_ok: bool = True,
     ) -> None:
         if not isinstance(body, bytes | bytearray | memoryview):
@@ -92,7 +113,7 @@ class Message:
         self.topic = topic
         self.body = bytes(body)
         self.flag = flag
-        self.properties: dict[str, str] = {}
+        self.properties = {}
         for name, value in (properties or {}).items():
             self.put_user_property(name, value)
         if tags:
@@ -104,6 +125,11 @@ class Message:
             self.properties[MessageConst.KEYS] = _checked("keys", " ".join(several))
         if delay_time_level:
             self.properties[MessageConst.DELAY_TIME_LEVEL] = str(delay_time_level)
+        self._set_timer(MessageConst.TIMER_DELAY_SEC, delay_time_sec)
+        self._set_timer(MessageConst.TIMER_DELAY_MS, delay_time_ms)
+        self._set_timer(MessageConst.TIMER_DELIVER_MS, deliver_time_ms)
+        if sum(map(bool, (delay_time_level, delay_time_sec, delay_time_ms, deliver_time_ms))) > 1:
+            raise ConfigError("give one of delay_time_level, delay_time_sec, delay_time_ms and deliver_time_ms")
         self.properties[MessageConst.WAIT_STORE_MSG_OK] = "true" if wait_store_msg_ok else "false"
 
     def put_user_property(self, name: str, value: str) -> None:
@@ -135,6 +161,28 @@ class Message:
     def delay_time_level(self) -> int:
         """The broker's delay level, 0 for none."""
         return int(self.properties.get(MessageConst.DELAY_TIME_LEVEL, "0"))
+
+    @property
+    def is_timer(self) -> bool:
+        """Whether it is to be delivered after a time or at a moment of its own."""
+        return not TIMER_PROPERTIES.isdisjoint(self.properties)
+
+    @property
+    def transaction_id(self) -> str | None:
+        """Id of the transaction it is sent in, known once it was sent; else None. Source: Message.getTransactionId."""
+        if self.properties.get(MessageConst.TRANSACTION_PREPARED) != "true":
+            return None
+        return self.properties.get(MessageConst.UNIQ_KEY)
+
+    def get_property(self, name: str) -> str | None:
+        """One property, or None."""
+        return self.properties.get(name)
+
+    def _set_timer(self, name: str, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise ConfigError(f"the time of {name} is an integer from 0, not {value!r}")
+        if value:
+            self.properties[name] = str(value)
 
     def __repr__(self) -> str:
         return f"Message(topic={self.topic!r}, body={len(self.body)} bytes, properties={self.properties!r})"

@@ -130,6 +130,9 @@ class SendResult:
         queue_offset: its place there, of a batch the first one's. Of a delayed message the place in the delay queue.
         offset_msg_id: the broker's id; of a batch all of them, comma separated.
         transaction_id: the id of the transaction it began, or None.
+        recall_handle: of a timer message what names it to the broker, or None.
+        region_id: the broker's region.
+        trace_on: whether the broker wants it traced.
     """
 
     send_status: SendStatus
@@ -138,6 +141,31 @@ class SendResult:
     queue_offset: int
     offset_msg_id: str
     transaction_id: str | None = None
+    recall_handle: str | None = None
+    region_id: str = "DefaultRegion"
+    trace_on: bool = True
+
+
+class LocalTransactionState(Enum):
+    """How a local transaction stands. Source: LocalTransactionState.
+
+    UNKNOW (Java's spelling): not decided yet, the broker will ask again.
+    """
+
+    COMMIT_MESSAGE = "COMMIT_MESSAGE"
+    ROLLBACK_MESSAGE = "ROLLBACK_MESSAGE"
+    UNKNOW = "UNKNOW"
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionSendResult(SendResult):
+    """Answer to a send in a transaction.
+
+    Attributes:
+        local_transaction_state: what the broker was told about the message.
+    """
+
+    local_transaction_state: LocalTransactionState = LocalTransactionState.UNKNOW
 
 
 Messages = Sequence[MessageExt]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RocketMQError
-from rocketmq_py.model import names
 from rocketmq_py.model.codes import MASTER_ID, PullSysFlag, RequestCode, ResponseCode
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue
@@ -20,7 +19,8 @@ from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_messages
-from rocketmq_py.remoting.message_sender import MessageSender, OutgoingMessage
+from rocketmq_py.remoting.message_sender import MessageSender
+from rocketmq_py.remoting.outgoing_message import OutgoingMessage
 from rocketmq_py.remoting.proxy_lanes import SHARED_HOLD_MS, ProxyLanes
 from rocketmq_py.remoting.remoting_client import CONTROL_LANE, RemotingClient, Request
 from rocketmq_py.remoting.route_table import FoundBroker, RouteTable
@@ -292,7 +292,20 @@ class BrokerApi:
     def send_retry_message(self, topic: str, body: bytes, flag: int, properties: Mapping[str, str]) -> None:
         """See ``consumer.ports.Broker.send_retry_message``."""
         message = OutgoingMessage(topic, body, flag, dict(properties))
-        self._sender.send(names.CLIENT_INNER_PRODUCER_GROUP, message, SEND_RETRY_TIMEOUT_MS, retries=2)
+        self._sender.send(message, SEND_RETRY_TIMEOUT_MS, retries=2)
+
+    # Transactions.
+
+    def end_transaction(self, address: str, fields: Mapping[str, str], remark: str | None, timeout_ms: int) -> None:
+        """Tell a broker how a transaction ended, one-way.
+
+        Args:
+            address: of the broker that has the half message.
+            fields: those of EndTransactionRequestHeader.
+            remark: why it is not known, for the broker's log.
+            timeout_ms: for connecting.
+        """
+        self._remoting.invoke_oneway(address, Request(RequestCode.END_TRANSACTION, fields, b"", remark), timeout_ms)
 
     # Groups and routes.
 

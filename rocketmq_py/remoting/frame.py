@@ -127,14 +127,19 @@ class RemotingCommand:
 
 
 def encode_request(
-    code: int, opaque: int, ext_fields: Mapping[str, str], body: bytes = b"", oneway: bool = False
+    code: int,
+    opaque: int,
+    ext_fields: Mapping[str, str],
+    body: bytes = b"",
+    oneway: bool = False,
+    remark: str | None = None,
 ) -> bytes:
     """A whole request frame with a JSON header.
 
     Raises:
         ConfigError: it is larger than a frame may be.
     """
-    return _json_frame(code, opaque, _ONEWAY_FLAG if oneway else 0, ext_fields, body)
+    return _json_frame(code, opaque, _ONEWAY_FLAG if oneway else 0, ext_fields, body, remark)
 
 
 def encode(command: RemotingCommand, serialize_type: SerializeType = SerializeType.JSON) -> bytes:

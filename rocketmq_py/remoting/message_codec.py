@@ -291,19 +291,24 @@ def crc32(data: bytes) -> int:
     return zlib.crc32(data) & 0x7FFFFFFF
 
 
-def compress(body: bytes, compression: int) -> bytes:
-    """Compress a body; ``compression`` is one of ``MessageSysFlag.COMPRESSION_*``, to be set with ``COMPRESSED``.
+def compress(body: bytes, compression: int, level: int = COMPRESSION_LEVEL) -> bytes:
+    """Compress a body.
+
+    Args:
+        body: what to compress.
+        compression: one of ``MessageSysFlag.COMPRESSION_*``, to be set with ``COMPRESSED``.
+        level: 0..9 for zlib, 1..22 for zstd, without effect on lz4.
 
     Raises:
         MissingExtraError: the library is not installed.
     """
     if compression == MessageSysFlag.COMPRESSION_ZLIB:
-        return zlib.compress(body, COMPRESSION_LEVEL)
+        return zlib.compress(body, level)
     if compression == MessageSysFlag.COMPRESSION_LZ4:
         # Java's reader refuses blocks that depend on one another.
         return bytes(_library("lz4.frame").compress(body, block_linked=False))
     if compression == MessageSysFlag.COMPRESSION_ZSTD:
-        return bytes(_library("zstandard").ZstdCompressor(level=COMPRESSION_LEVEL).compress(body))
+        return bytes(_library("zstandard").ZstdCompressor(level=level).compress(body))
     raise ConfigError(f"{compression:#x} is none of MessageSysFlag.COMPRESSION_*")
 
 

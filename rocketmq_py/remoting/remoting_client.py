@@ -43,6 +43,7 @@ class Request(NamedTuple):
     code: RequestCode
     ext_fields: Mapping[str, str]
     body: bytes = b""
+    remark: str | None = None
 
 
 class RemotingClient:
@@ -94,7 +95,7 @@ class RemotingClient:
             answered.set()
 
         opaque = self._next_opaque()
-        frame = encode_request(request.code, opaque, request.ext_fields, request.body)
+        frame = encode_request(request.code, opaque, request.ext_fields, request.body, remark=request.remark)
         sent_ms = self._clock.monotonic_ms()
         if sent_ms >= deadline_ms:
             raise RequestTimeoutError(f"{what}: no time was left of {timeout_ms} ms to ask {address}")
@@ -125,7 +126,7 @@ class RemotingClient:
         A ``RocketMQError`` raised by ``on_reply`` goes to ``on_error``.
         """
         opaque = self._next_opaque()
-        frame = encode_request(request.code, opaque, request.ext_fields, request.body)
+        frame = encode_request(request.code, opaque, request.ext_fields, request.body, remark=request.remark)
         call = PendingCall(on_reply, on_error, self._clock.monotonic_ms() + timeout_ms)
 
         def send(connection: Connection | RocketMQError) -> None:
@@ -154,7 +155,9 @@ class RemotingClient:
         """
         connection = self._wait_for_connection((address, CONTROL_LANE), timeout_ms, f"request {request.code.name}")
         connection.send(
-            encode_request(request.code, self._next_opaque(), request.ext_fields, request.body, oneway=True)
+            encode_request(
+                request.code, self._next_opaque(), request.ext_fields, request.body, oneway=True, remark=request.remark
+            )
         )
 
     def connection(self, address: str) -> Connection | None:

@@ -27,8 +27,8 @@ class Server(ABC):
         """What a client is given."""
 
     @abstractmethod
-    def create_topic(self, topic: str, queues: int) -> None:
-        """Create a topic; returns when clients can find it."""
+    def create_topic(self, topic: str, queues: int, *, message_type: str | None = None) -> None:
+        """Create a topic; returns when clients can find it. A proxy looks at the type of its messages."""
 
     @abstractmethod
     def create_group(self, group: str) -> None:
@@ -84,8 +84,8 @@ class _Administered(Server):
     def namesrv_addr(self) -> str:
         return self.cluster.namesrv_addr
 
-    def create_topic(self, topic: str, queues: int) -> None:
-        self.cluster.create_topic(topic, queues)
+    def create_topic(self, topic: str, queues: int, *, message_type: str | None = None) -> None:
+        self.cluster.create_topic(topic, queues, message_type=message_type)
 
     def create_group(self, group: str) -> None:
         self.cluster.create_group(group)
@@ -136,8 +136,8 @@ class ApacheProxyRemoting(_Administered):
     def namesrv_addr(self) -> str:
         return self.cluster.proxy_remoting_addr
 
-    def create_topic(self, topic: str, queues: int) -> None:
-        super().create_topic(topic, queues)
+    def create_topic(self, topic: str, queues: int, *, message_type: str | None = None) -> None:
+        super().create_topic(topic, queues, message_type=message_type)
         self.cluster.wait_route(topic, self.namesrv_addr)
 
 

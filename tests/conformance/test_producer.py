@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rocketmq_py import BrokerError, DefaultMQProducer, Message, SendStatus
+from rocketmq_py import BrokerError, DefaultMQProducer, Message, SendCallback, SendResult, SendStatus
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import StartConsumer
 from tests.conformance.servers import Server
@@ -95,3 +95,61 @@ def test_bodies_of_every_size_arrive(
 def wait_for_ends(server: Server, topic: str, ends: dict[int, int]) -> None:
     """A broker answers a send before it has written the queue's index, so the ends follow a little later."""
     eventually(lambda: server.max_offsets(topic) == ends, 10, f"ends {ends}")
+
+
+@pytest.mark.behaviour("PR-06")
+def test_asynchronous_sends_end_once_each_and_everything_arrives(
+    server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer
+) -> None:
+    topic = server.topic()
+    bodies = [b"%d" % number for number in range(200)]
+    told: list[SendResult | Exception] = []
+    callback = SendCallback(told.append, told.append)
+    for body in bodies:
+        producer.send_async(Message(topic, body), callback)
+    producer.send_async([Message(topic, b"one"), Message(topic, b"two")], callback)
+    producer.send_async(Message(topic, b"chosen"), callback, selector=lambda queues, message, arg: queues[arg], arg=5)
+    eventually(lambda: len(told) == 202, 30, "every end is told")
+    results = [result for result in told if isinstance(result, SendResult)]
+    assert len(results) == 202, told
+    ids = [id_ for result in results for id_ in result.msg_id.split(",")]
+    assert len(set(ids)) == 203
+    collector = Collector()
+    start_consumer(server.group(), topic, collector)
+    collector.wait_for_bodies([*bodies, b"one", b"two", b"chosen"])
+    assert {msg.msg_id for msg in collector.deliveries} == set(ids)
+    assert [msg.queue_id for msg in collector.deliveries if msg.body == b"chosen"] == [5]
+
+
+@pytest.mark.behaviour("PR-07")
+def test_a_one_way_send_arrives(server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer) -> None:
+    topic = server.topic()
+    for number in range(20):
+        producer.send_oneway(Message(topic, b"%d" % number, keys=f"k{number}"))
+    for _ in range(3):
+        producer.send_oneway(Message(topic, b"chosen"), selector=lambda queues, message, arg: queues[arg], arg=6)
+    producer.send_oneway([Message(topic, b"one"), Message(topic, b"two")])
+    collector = Collector()
+    start_consumer(server.group(), topic, collector)
+    collector.wait_for_bodies([*(b"%d" % number for number in range(20)), b"one", b"two", b"chosen"])
+    collector.wait_until(lambda: len(collector.deliveries) == 25, 30, "each once")
+    assert {msg.queue_id for msg in collector.deliveries if msg.body == b"chosen"} == {6}
+
+
+@pytest.mark.behaviour("PR-16")
+def test_a_message_with_a_delay_level_is_delivered_after_it(
+    server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer
+) -> None:
+    topic = f"topic-delayed-{time.time_ns()}"
+    server.create_topic(topic, 4, message_type="DELAY")
+    collector = Collector()
+    start_consumer(server.group(), topic, collector)
+    began_ms = time.time_ns() // 1_000_000
+    for way in ("send", "send_async", "send_oneway"):
+        message = Message(topic, way.encode(), delay_time_level=5)  # 2 s
+        if way == "send_async":
+            producer.send_async(message, SendCallback())
+        else:
+            getattr(producer, way)(message)
+    collector.wait_for_bodies([b"send", b"send_async", b"send_oneway"])
+    assert all(msg.store_timestamp - began_ms >= 1_800 for msg in collector.deliveries)

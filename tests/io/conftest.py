@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rocketmq_py import DefaultMQProducer
 from rocketmq_py.clock import Clock
 from rocketmq_py.remoting.remoting_client import OnRequest, RemotingClient
 from rocketmq_py.runtime import ThreadRuntime
@@ -22,6 +23,7 @@ MakeServer = Callable[..., Server]
 MakeClient = Callable[..., RemotingClient]
 MakeCluster = Callable[..., Cluster]
 MakeConsumer = Callable[..., Consumer]
+MakeProducer = Callable[..., DefaultMQProducer]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -121,3 +123,18 @@ def make_consumer(nothing_is_left_behind: None) -> Iterator[MakeConsumer]:
     yield make
     for each in consumers:
         each.consumer.shutdown()
+
+
+@pytest.fixture
+def make_producer(nothing_is_left_behind: None) -> Iterator[MakeProducer]:
+    producers: list[DefaultMQProducer] = []
+
+    def make(cluster: Cluster, kind: type[DefaultMQProducer] = DefaultMQProducer, **settings: Any) -> DefaultMQProducer:
+        settings = {"namesrv_addr": cluster.address, "client_ip": "127.0.0.1", **settings}
+        producers.append(kind("producers", **settings))
+        producers[-1].start()
+        return producers[-1]
+
+    yield make
+    for producer in producers:
+        producer.shutdown()

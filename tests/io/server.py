@@ -54,10 +54,12 @@ def encode_reply(
     return encode({**header, "extFields": dict(fields or {})}, body)
 
 
-def encode_ask(code: int, opaque: int = 1, fields: Mapping[str, str] | None = None, oneway: bool = False) -> bytes:
+def encode_ask(
+    code: int, opaque: int = 1, fields: Mapping[str, str] | None = None, oneway: bool = False, body: bytes = b""
+) -> bytes:
     """A request that a server makes."""
     header = {"code": code, "flag": ONEWAY if oneway else 0, "language": "JAVA", "opaque": opaque, "version": 513}
-    return encode({**header, "extFields": dict(fields or {})})
+    return encode({**header, "extFields": dict(fields or {})}, body)
 
 
 def stored_message(

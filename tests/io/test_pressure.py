@@ -245,7 +245,7 @@ def test_a_request_of_a_server_is_served_while_answers_pour_in(
 ) -> None:
     asked: list[RemotingCommand] = []
 
-    def known(address: str, command: RemotingCommand) -> bool:
+    def known(address: str, command: RemotingCommand, answer: object) -> bool:
         asked.append(command)
         return True
 

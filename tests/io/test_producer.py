@@ -6,8 +6,6 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -18,25 +16,8 @@ from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.runtime import ThreadRuntime
 from tests.io.calls import in_threads, join
 from tests.io.cluster import ROUTE, SEND_V2, TOPIC, Cluster, reply_sent, route
-from tests.io.conftest import MakeCluster
+from tests.io.conftest import MakeCluster, MakeProducer
 from tests.io.server import BOUND_S, BlackHole, Peer, Seen, Server, eventually, free_port
-
-MakeProducer = Callable[..., DefaultMQProducer]
-
-
-@pytest.fixture
-def make_producer(nothing_is_left_behind: None) -> Iterator[MakeProducer]:
-    producers: list[DefaultMQProducer] = []
-
-    def make(cluster: Cluster, **settings: Any) -> DefaultMQProducer:
-        settings = {"namesrv_addr": cluster.address, "client_ip": "127.0.0.1", **settings}
-        producers.append(DefaultMQProducer("producers", **settings))
-        producers[-1].start()
-        return producers[-1]
-
-    yield make
-    for producer in producers:
-        producer.shutdown()
 
 
 def message(body: bytes = b"body") -> Message:

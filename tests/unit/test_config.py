@@ -10,6 +10,7 @@ from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
 from rocketmq_py.errors import ConfigError
 from rocketmq_py.model.config import (
     ClientConfig,
+    CompressionType,
     ConsumeFromWhere,
     ConsumerConfig,
     ProducerConfig,
@@ -50,6 +51,12 @@ PRODUCER_RANGES = [
     ("compress_msg_body_over_howmuch", 0, INT_MAX),
     ("max_message_size", 1, INT_MAX),
     ("default_topic_queue_nums", 1, 65_535),
+    ("retry_times_when_send_async_failed", 0, 100),
+    ("compress_level", 0, 9),
+    ("back_pressure_for_async_send_num", 10, INT_MAX),
+    ("back_pressure_for_async_send_size", 1 << 20, INT_MAX),
+    ("detect_timeout", 1, INT_MAX),
+    ("detect_interval", 1, INT_MAX),
 ]
 MAY_BE_OFF = {"pull_threshold_for_topic", "pull_threshold_size_for_topic"}
 
@@ -108,6 +115,22 @@ def test_a_producer_s_setting_may_lie_at_both_ends_of_its_range_and_not_beyond(n
         with pytest.raises(ConfigError) as refused:
             check_producer(**{name: wrong})
         assert str(refused.value) == f"{name} Out of range [{low}, {high}]: {wrong!r}"
+
+
+@pytest.mark.behaviour("CF-01")
+def test_what_a_producer_is_given_several_of_is_looked_at_too() -> None:
+    check_producer(send_msg_max_timeout_per_request=-1, compress_type=CompressionType.ZSTD, compress_level=22)
+    check_producer(topics=["a", "b"], latency_max=(), not_available_duration=())
+    for settings, text in (
+        ({"send_msg_max_timeout_per_request": 0}, "send_msg_max_timeout_per_request Out of range"),
+        ({"compress_type": "ZLIB"}, "compress_type is a CompressionType, not 'ZLIB'"),
+        ({"topics": "one"}, "topics are several names, not the one text 'one'"),
+        ({"topics": ["a topic"]}, "illegal characters"),
+        ({"latency_max": (1, 2)}, "latency_max has 2 steps, not_available_duration 7"),
+        ({"latency_max": (1, 2), "not_available_duration": (0, -1)}, "not_available_duration Out of range"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            check_producer(**settings)
 
 
 @pytest.mark.behaviour("CF-01")

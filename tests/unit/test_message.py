@@ -42,6 +42,38 @@ def test_tags_keys_delay_and_waiting_are_properties() -> None:
     assert (message.topic, message.body, message.flag, message.wait_store_msg_ok) == ("topic", b"body", 7, True)
 
 
+@pytest.mark.behaviour("PR-16")
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("delay_time_sec", "TIMER_DELAY_SEC"),
+        ("delay_time_ms", "TIMER_DELAY_MS"),
+        ("deliver_time_ms", "TIMER_DELIVER_MS"),
+    ],
+)
+def test_the_time_of_a_timer_message_is_a_property(name: str, key: str) -> None:
+    def make(time: Any, **more: Any) -> Message:
+        return Message("topic", b"body", **{name: time}, **more)
+
+    message = make(2**40)
+    assert (message.properties[key], message.is_timer) == (str(2**40), True)
+    assert not make(0).is_timer
+    for wrong in (-1, 1.5, "1", True, None):
+        with pytest.raises(ConfigError, match=f"the time of {key} is an integer from 0"):
+            make(wrong)
+    with pytest.raises(ConfigError, match="give one of delay_time_level, delay_time_sec"):
+        make(1, delay_time_level=1)
+
+
+@pytest.mark.behaviour("TX-01")
+def test_a_message_to_send_has_a_transaction_id_only_in_a_transaction() -> None:
+    message = Message("topic", b"body")
+    message.properties["UNIQ_KEY"] = "id"
+    in_none = message.transaction_id
+    message.properties["TRAN_MSG"] = "true"
+    assert (in_none, message.transaction_id, message.get_property("UNIQ_KEY")) == (None, "id", "id")
+
+
 @pytest.mark.behaviour("MS-01")
 def test_a_plain_message_has_none_of_them() -> None:
     message = Message("topic", b"body", wait_store_msg_ok=False)

@@ -57,11 +57,12 @@ def test_a_message_that_no_broker_takes_is_refused_at_once(
             "must have the same topic and wait_store_msg_ok",
         ),
         ([Message("a", b"x", delay_time_level=1)], "delayed messages and messages to retry topics cannot be"),
+        ([Message("a", b"x", delay_time_ms=1)], "delayed messages and messages to retry topics cannot be"),
         ([Message("%RETRY%group", b"x")], "delayed messages and messages to retry topics cannot be"),
         ([Message("a", b"x" * 900), Message("a", b"x" * 900)], "the limit is 1000: split it"),
         (["text"], "a batch consists of Message objects, not str"),
     ],
-    ids=["none", "topics", "waiting", "delayed", "retry topic", "too large", "no message"],
+    ids=["none", "topics", "waiting", "delayed", "timer", "retry topic", "too large", "no message"],
 )
 def test_messages_that_cannot_be_stored_together_are_refused_at_once(
     producer: DefaultMQProducer, messages: Sequence[Any], text: str
