@@ -47,6 +47,8 @@ MISSING_ROUTE_RETRIES_MS = (0, 1_000, 5_000, 5_000, 5_000, 5_000, 5_000)
 """After each heartbeat, until the next: the broker makes the retry topic then, and a topic that does not exist yet may
 be made by the first send. Java looks every 30 s."""
 
+FORKED = "this {0} was started before the process was forked and works in the parent only: make a new one here"
+
 _log = logging.getLogger(__name__)
 
 
@@ -117,6 +119,7 @@ class MQClientInstance:
 
     def __init__(self, client_id: str, config: ClientConfig, runtime: Runtime) -> None:
         self._client_id = client_id
+        self._pid = os.getpid()
         self._name_servers = config.name_servers()
         self._name_server_in_use = 0
         self._runtime = runtime
@@ -156,6 +159,15 @@ class MQClientInstance:
     def client_id(self) -> str:
         """``ip@instance``, and ``@unit`` if there is one."""
         return self._client_id
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child, in which the client's threads do not exist: it can do nothing here."""
+        return os.getpid() != self._pid
+
+    def abandon(self) -> None:
+        """In a forked child: close the copies of the connections, so that they end when the parent ends them."""
+        self._remoting.abandon()
 
     @property
     def name_servers(self) -> list[str]:
@@ -449,12 +461,17 @@ class ClientRegistry:
     """The clients of one process by client id. Source: MQClientManager.
 
     Lock: ``_lock`` guards the table; clients are made under it, so that no id has two, but ended outside.
+
+    A forked child begins with an empty table; what it inherited knows that it is a copy (``MQClientInstance.forked``).
+
+    Behaviour: CI-07.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._lock = Mutex()
         self._clients: dict[str, tuple[MQClientInstance, int]] = {}  # with the number of users
+        self._looks_after_forks = False
 
     def acquire(self, config: ClientConfig) -> MQClientInstance:
         """The client of the configuration's id, made if need be; give it back with ``release``.
@@ -465,6 +482,9 @@ class ClientRegistry:
         client_id = build_client_id(config, self._runtime.clock)
         name_servers = config.name_servers()
         with self._lock:
+            if not self._looks_after_forks and hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=self._begin_anew)
+                self._looks_after_forks = True
             known = self._clients.get(client_id)
             client, users = known or (MQClientInstance(client_id, config, self._runtime), 0)
             if client.name_servers != name_servers:
@@ -474,6 +494,12 @@ class ClientRegistry:
                 )
             self._clients[client_id] = (client, users + 1)
             return client
+
+    def _begin_anew(self) -> None:
+        # The old lock may be held by a thread that does not exist here.
+        clients, self._clients, self._lock = self._clients, {}, Mutex()
+        for client, _ in clients.values():
+            client.abandon()
 
     def release(self, client: MQClientInstance) -> None:
         """Give a client back; the last user ends it, which takes a few seconds at most."""

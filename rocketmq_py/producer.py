@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rocketmq_py.client_instance import MQClientInstance, TransactionCheck, process_clients
+from rocketmq_py.client_instance import FORKED, MQClientInstance, TransactionCheck, process_clients
 from rocketmq_py.errors import ConfigError, IllegalStateError, RequestTimeoutError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
@@ -87,6 +87,8 @@ class DefaultMQProducer(ProducerConfig):
             MissingExtraError: the library for ``compress_type`` is not installed.
             IllegalStateError: started before, or the group has a producer in this client already.
         """
+        if self._forked():
+            raise IllegalStateError(FORKED.format("producer"))
         self.check_producer(self.group)
         compress(b"probe", self.compress_type.value, self.compress_level)  # a missing library shows now
         with self._lock:
@@ -121,6 +123,8 @@ class DefaultMQProducer(ProducerConfig):
 
         Waits up to 3 s for callbacks of asynchronous sends.
         """
+        if self._forked():
+            return  # the parent's producer goes on
         with self._lock:
             running, self._running = self._running, None
             self._closed = True
@@ -372,7 +376,13 @@ class DefaultMQProducer(ProducerConfig):
         running = self._running
         if running is None:
             raise IllegalStateError("the producer is not started" if not self._closed else "the producer was shut down")
+        if running.client.forked:
+            raise IllegalStateError(FORKED.format("producer"))
         return running
+
+    def _forked(self) -> bool:
+        running = self._running
+        return running is not None and running.client.forked
 
     def _transaction_check(self) -> TransactionCheck | None:
         """Who answers a broker's questions about transactions: nobody here."""

@@ -9,7 +9,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
-from rocketmq_py.client_instance import MQClientInstance, process_clients
+from rocketmq_py.client_instance import FORKED, MQClientInstance, process_clients
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
 from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageOrderlyService
@@ -120,6 +120,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         Raises:
             ConfigError: the name or the expression is not legal.
         """
+        self._check_not_forked()
         names.check_topic(topic)
         subscription = build_subscription_data(topic, expression, self._runtime.clock.wall_ms())
         for tag in subscription.tags_set:
@@ -137,6 +138,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
 
     def unsubscribe(self, topic: str) -> None:
         """Stop consuming a topic; also while running. Its queues are given up at the next rebalance, at once."""
+        self._check_not_forked()
         with self._lock:
             self._subscriptions.pop(topic, None)
             parts = self._parts
@@ -198,6 +200,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
 
         Source: DefaultMQPushConsumerImpl.start.
         """
+        self._check_not_forked()
         self._check()
         self._shutdown_asked = False
         self._enter(ServiceState.STARTING)
@@ -242,6 +245,8 @@ class DefaultMQPushConsumer(ConsumerConfig):
 
         Source: DefaultMQPushConsumerImpl.shutdown, whose order differs (deviations).
         """
+        if self._forked():
+            return  # the parent's consumer goes on
         with self._lock:
             if self._state is ServiceState.CREATE_JUST:
                 self._state = ServiceState.SHUTDOWN_ALREADY
@@ -273,6 +278,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         self._set_paused(paused=False)
 
     def _set_paused(self, paused: bool) -> None:
+        self._check_not_forked()
         with self._lock:
             parts = self._parts
         if parts is None:
@@ -294,6 +300,14 @@ class DefaultMQPushConsumer(ConsumerConfig):
 
     def __repr__(self) -> str:
         return f"<DefaultMQPushConsumer {self.group} {self._state.value} {sorted(self._subscriptions)}>"
+
+    def _forked(self) -> bool:
+        parts = self._parts
+        return parts is not None and parts.client.forked
+
+    def _check_not_forked(self) -> None:
+        if self._forked():
+            raise IllegalStateError(FORKED.format("consumer"))
 
     def _check(self) -> None:
         self.check_consumer(self.group)

@@ -243,6 +243,11 @@ class Connection:
         for call in calls:
             call.fail(ConnectError(f"the connection to {self.address} was closed: {reason}"))
 
+    def abandon(self) -> None:
+        """See ``RemotingClient.abandon``."""
+        self.closed = True
+        self.socket.close()
+
 
 class IoLoop:
     """The thread that reads, writes and times out all connections of one client."""
@@ -281,6 +286,12 @@ class IoLoop:
         self._stopped = True
         self._wake()
         self._thread.join(join_ms)
+
+    def abandon(self) -> None:
+        """See ``RemotingClient.abandon``; nothing is unregistered, the parent watches with the same object."""
+        self._selector.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
 
     def _wake(self) -> None:
         # OSError: full (the loop is about to wake anyway) or closed (it has ended).

@@ -170,6 +170,16 @@ class RemotingClient:
         self._helpers.shutdown(0)
         self._loop.shutdown()
 
+    def abandon(self) -> None:
+        """In a forked child, where no thread of this client exists: close the sockets and nothing else.
+
+        No lock is taken: a thread of the parent may have held it when it forked.
+        """
+        self._closed = True
+        for connection in list(self._connections.values()):
+            connection.abandon()
+        self._loop.abandon()
+
     def run_later(self, job: Callable[[], None]) -> None:
         """Run a job that may block for a connection or an answer, on a helper thread."""
         if not self._helpers.submit(job):
