@@ -135,3 +135,13 @@ def test_a_reset_of_nothing_does_nothing() -> None:
     rig.reset(TOPIC, {})
     rig.core.runtime.advance(RESET_PAUSE_MS)
     assert rig.core.broker.rebalances_asked == asked
+
+
+def test_a_suspended_consumer_stays_suspended() -> None:
+    rig = Rig()
+    rig.core.puller.paused = rig.core.rebalance.paused = True
+    rig.reset(TOPIC, {mq(0): 3})
+    rig.core.runtime.advance(RESET_PAUSE_MS)
+    assert rig.core.puller.paused
+    assert rig.core.rebalance.do_rebalance() is False
+    assert list(rig.core.windows) == [mq(1)]
