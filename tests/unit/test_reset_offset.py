@@ -5,8 +5,24 @@ import pytest
 from rocketmq_py.consumer.offset_store import NO_OFFSET, ReadOffsetType
 from rocketmq_py.consumer.reset_offset import RESET_PAUSE_MS, OffsetReset
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
+from rocketmq_py.model.results import (
+    ConsumeConcurrentlyContext,
+    ConsumeConcurrentlyStatus,
+    ConsumeOrderlyStatus,
+    Messages,
+)
 from tests.unit.support import GROUP, ME, OTHER, SUCCESS, TOPIC, Core, mq, offsets, succeed
+
+
+def reset_of(core: Core) -> OffsetReset:
+    return OffsetReset(
+        group=GROUP,
+        windows=core.rebalance.windows,
+        offset_store=core.store,
+        dispatch=core.pulls,
+        give_up=core.rebalance.remove_process_queue,
+        rebalance=core.broker.rebalance_immediately,
+    )
 
 
 class Rig:
@@ -18,14 +34,7 @@ class Rig:
             core.broker.store(mq(number), *[b"x"] * 10)
         core.begin()
         core.broker.answer_pulls()
-        self.reset = OffsetReset(
-            group=GROUP,
-            windows=core.rebalance.windows,
-            offset_store=core.store,
-            dispatch=core.pulls,
-            give_up=core.rebalance.remove_process_queue,
-            rebalance=core.broker.rebalance_immediately,
-        ).reset
+        self.reset = reset_of(core).reset
 
     def stored(self, number: int) -> int | None:
         return self.core.broker.offsets.get((GROUP, mq(number)))
@@ -145,3 +154,20 @@ def test_a_suspended_consumer_stays_suspended() -> None:
     assert rig.core.puller.paused
     assert rig.core.rebalance.do_rebalance() is False
     assert list(rig.core.windows) == [mq(1)]
+
+
+@pytest.mark.behaviour("RO-02")
+def test_an_orderly_queue_is_taken_anew_from_there_even_while_its_listener_is_still_at_work() -> None:
+    core = Core(orderly=lambda msgs, context: ConsumeOrderlyStatus.SUCCESS)
+    core.broker.store(mq(), *[b"x"] * 10)
+    core.begin()
+    core.broker.answer_pulls()
+    window = core.windows[mq()]
+    assert core.committed(mq()) == 10
+    reset_of(core).reset(TOPIC, {mq(): 3})
+    assert window.consume_lock.acquire(0)  # its listener is at work, and will be
+    core.runtime.advance(RESET_PAUSE_MS)
+    assert mq() not in core.windows
+    core.begin()
+    assert core.windows[mq()] is not window
+    assert [pull.offset for pull in core.broker.pulls] == [10, 3]  # that of the old window, which ends, and the new one
