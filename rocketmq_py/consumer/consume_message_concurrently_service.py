@@ -178,7 +178,7 @@ class ConsumeMessageConcurrentlyService:
         offset = queue.remove_message(msgs)
         if not failed:
             # The window has just read the clock: a second time would cost as much as the counting.
-            self._stats[mq.topic].succeeded(queue.last_consume_timestamp - begin_ms, len(msgs))
+            self._stats[mq.topic].note_success((queue.last_consume_timestamp - begin_ms, len(msgs)))
         if offset >= 0 and not queue.dropped:
             self._offset_store.update_offset(mq, offset, increase_only=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
@@ -23,7 +24,7 @@ HOUR_SAMPLES = 7
 DAY_SAMPLES = 25
 
 NOTED_MAX = 4_096
-"""Batches noted and not yet counted, per topic and group: a quarter of a megabyte."""
+"""Batches noted and not yet counted, per topic and group, beside what lies in the windows: a quarter of a megabyte."""
 
 _MS = timedelta(milliseconds=1)
 
@@ -104,6 +105,11 @@ class TopicStats:
     """The counters of one topic and group. Any thread may count.
 
     Lock: ``_lock`` guards the counters; ``_succeeded`` needs none, a deque's appends and pops are safe by themselves.
+
+    Attributes:
+        note_success: ``note_success((ms, messages))``: a batch succeeded; the same as three ``inc_consume`` methods.
+            Hot, once per message at batch size 1: a tuple appended costs a quarter of counting it under a lock. Noted
+            batches are counted in bulk, at the next sample or by a pull that finds ``NOTED_MAX`` of them.
     """
 
     __slots__ = (
@@ -115,6 +121,7 @@ class TopicStats:
         "_pull_tps",
         "_succeeded",
         "key",
+        "note_success",
     )
 
     def __init__(self, key: str) -> None:
@@ -125,15 +132,19 @@ class TopicStats:
         self._consume_rt = StatsItem("CONSUME_RT", is_rt=True)
         self._consume_ok_tps = StatsItem("CONSUME_OK_TPS")
         self._consume_failed_tps = StatsItem("CONSUME_FAILED_TPS")
-        self._succeeded: deque[tuple[int, int]] = deque()  # not yet counted: ms and messages of each batch
+        self._succeeded: deque[tuple[int, int]] = deque()  # noted and not yet counted
+        self.note_success: Callable[[tuple[int, int]], None] = self._succeeded.append
 
     def inc_pull_rt(self, rt_ms: int) -> None:
         """A pull that found messages took so long."""
         self._count(self._pull_rt, rt_ms)
 
     def inc_pull_tps(self, msgs: int) -> None:
-        """So many messages were pulled."""
+        """So many messages were pulled. Between two pulls no more batches can be noted than lie in the windows."""
         self._count(self._pull_tps, msgs)
+        if len(self._succeeded) >= NOTED_MAX:
+            with self._lock:
+                self._count_succeeded()
 
     def inc_consume_rt(self, rt_ms: int) -> None:
         """A listener call took so long."""
@@ -151,18 +162,6 @@ class TopicStats:
         with self._lock:
             item.value += value
             item.times += 1
-
-    def succeeded(self, rt_ms: int, msgs: int) -> None:
-        """A batch of ``msgs`` messages succeeded in ``rt_ms``: the same as the three ``inc_consume`` methods.
-
-        Hot: once per message at batch size 1. Noting the two numbers takes a quarter of the time of counting them,
-        because a lock is the dearest part of it; they are counted in bulk.
-        """
-        succeeded = self._succeeded
-        succeeded.append((rt_ms, msgs))
-        if len(succeeded) >= NOTED_MAX:
-            with self._lock:
-                self._count_succeeded()
 
     def _count_succeeded(self) -> None:
         batches = total_ms = total_msgs = 0

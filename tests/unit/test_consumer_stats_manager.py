@@ -28,6 +28,10 @@ class Rig:
         self.stats = self.manager.group(GROUP)[TOPIC]
         self.runtime.advance(0)  # the first samples, of nothing
 
+    def noted(self) -> int:
+        """Batches noted and not yet counted."""
+        return len(self.stats.note_success.__self__)  # type: ignore[attr-defined]
+
     def status(self) -> ConsumeStatus:
         return self.manager.consume_status(GROUP, TOPIC)
 
@@ -99,7 +103,7 @@ def test_what_was_never_counted_is_zeros_and_asking_for_it_makes_nothing() -> No
 def test_a_batch_that_succeeds_counts_as_the_three_counters_would() -> None:
     one, three = Rig(), Rig()
     for took_ms, msgs in ((5, 3), (7, 1)):
-        one.stats.succeeded(took_ms, msgs)
+        one.stats.note_success((took_ms, msgs))
         three.stats.inc_consume_rt(took_ms)
         three.stats.inc_consume_ok_tps(msgs)
         three.stats.inc_consume_failed_tps(0)
@@ -112,11 +116,15 @@ def test_a_batch_that_succeeds_counts_as_the_three_counters_would() -> None:
 
 def test_what_is_noted_and_not_yet_counted_is_bounded_and_nothing_of_it_is_lost() -> None:
     rig = Rig()
-    for _ in range(3 * NOTED_MAX + 1):
-        rig.stats.succeeded(1, 2)
-        assert len(rig.stats._succeeded) < NOTED_MAX
+    for _ in range(NOTED_MAX // 8):
+        rig.stats.inc_pull_tps(32)
+        for _ in range(32):
+            rig.stats.note_success((1, 1))
+        assert rig.noted() < NOTED_MAX + 32
+    assert rig.noted() > 0
     rig.runtime.advance(10_000)
-    assert rig.status().consume_ok_tps == 2 * (3 * NOTED_MAX + 1) / 10
+    assert rig.noted() == 0
+    assert rig.status().consume_ok_tps == rig.status().pull_tps == 4 * NOTED_MAX / 10
 
 
 def test_each_topic_and_group_counts_apart() -> None:
