@@ -22,8 +22,8 @@ from rocketmq_py import (
     SendResult,
 )
 from rocketmq_py.consumer.stats import Event
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.results import Messages
-from rocketmq_py.remoting import fastjson
 from tests.administration import call
 from tests.apache.cluster import TESTS, ApacheCluster
 from tests.apache.jars import QUIET, compile_java, java_command

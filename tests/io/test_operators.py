@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rocketmq_py.consumer.stats import Event
-from rocketmq_py.remoting import fastjson
+from rocketmq_py.model import fastjson
 from rocketmq_py.trace.async_trace_dispatcher import SHUTDOWN_MS
 from tests.io.cluster import HEARTBEAT, SEND_V2, TOPIC, Cluster
 from tests.io.conftest import MakeCluster, MakeConsumer

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rocketmq_py.client_remoting_processor import ClientRemotingProcessor
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import (
@@ -18,7 +19,6 @@ from rocketmq_py.model.results import (
 from rocketmq_py.model.running_info import CMResult, ConsumeMessageDirectlyResult, ConsumerRunningInfo
 from rocketmq_py.model.subscription import build_subscription_data
 from rocketmq_py.operator_requests import OperatorRequests
-from rocketmq_py.remoting import fastjson
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import encode_message
 from rocketmq_py.testing import ManualRuntime
