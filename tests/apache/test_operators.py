@@ -302,7 +302,7 @@ def test_offsets_reset_by_an_operator_are_consumed_from_while_the_consumer_runs(
     )  # fmt: skip
     send(topic, COUNT)
     collector = Collector()
-    consumer = start(group, topic, collector)
+    consumer = start(group, topic, collector, persist_consumer_offset_interval=1_000)
     collector.wait_until(lambda: len(collector.deliveries) == COUNT, 60, "all messages")
     eventually(lambda: sum(cluster.committed_offsets(group, topic).values()) == COUNT, 30, "the commits")
 
