@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 _MINUTE_MS = 60_000
 _GOOD = (ConsumeConcurrentlyStatus.CONSUME_SUCCESS, ConsumeOrderlyStatus.SUCCESS, ConsumeOrderlyStatus.COMMIT)
 
+REMARK_MAX_LENGTH = 1_000
+"""Characters of a listener's error that an operator is told."""
+
 DIRECT_RESULTS: Mapping[ConsumeConcurrentlyStatus | ConsumeOrderlyStatus, CMResult] = {
     ConsumeConcurrentlyStatus.CONSUME_SUCCESS: CMResult.CR_SUCCESS,
     ConsumeConcurrentlyStatus.RECONSUME_LATER: CMResult.CR_LATER,
@@ -171,6 +174,6 @@ def _shown(answer: object) -> str:
 
 def _in_short(error: BaseException) -> str:
     """The error and where it was raised. Source: UtilAll.exceptionSimpleDesc."""
-    text = "".join(traceback.format_exception_only(error)).strip()
+    text = "".join(traceback.format_exception_only(error)).strip()[:REMARK_MAX_LENGTH]
     frames = traceback.extract_tb(error.__traceback__)
     return f"{text}, {frames[-1].name}({frames[-1].filename}:{frames[-1].lineno})" if frames else text

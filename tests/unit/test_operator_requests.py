@@ -219,6 +219,14 @@ def test_an_error_of_the_listener_is_told_in_short_with_its_place() -> None:
 
 
 @pytest.mark.behaviour("OP-04")
+def test_a_long_error_of_the_listener_is_told_in_part() -> None:
+    def listener(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        raise ValueError("x" * 1_000_000)
+
+    assert 1_000 <= len(str(Core(listener).service.consume_message_directly(message(5)).remark)) < 1_500
+
+
+@pytest.mark.behaviour("OP-04")
 def test_consuming_directly_shows_the_original_topic_and_changes_neither_window_nor_offset_nor_rates() -> None:
     seen: list[str] = []
 
