@@ -14,6 +14,7 @@ from typing import Protocol
 
 from rocketmq_py.client_remoting_processor import ClientRemotingProcessor
 from rocketmq_py.clock import Clock
+from rocketmq_py.consumer.consumer_stats_manager import ConsumerStatsManager
 from rocketmq_py.consumer.pull_message_service import PullMessageService
 from rocketmq_py.consumer.rebalance_service import RebalanceService
 from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, ProtocolError, RocketMQError, TransportError
@@ -25,6 +26,7 @@ from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import ProducerHooks
 from rocketmq_py.model.route import TopicRouteData
 from rocketmq_py.model.unique_id import local_ip
+from rocketmq_py.operator_requests import OperatedConsumer, OperatorRequests
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.broker_api import BrokerApi
@@ -68,7 +70,7 @@ class _Producer:
     topics: set[str] = field(default_factory=set)
 
 
-class ConsumerInner(Protocol):
+class ConsumerInner(OperatedConsumer, Protocol):
     """What the client needs of a consumer. Source: MQConsumerInner."""
 
     @property
@@ -137,6 +139,8 @@ class MQClientInstance:
         )
         self.processor.register(RequestCode.CHECK_TRANSACTION_STATE, self._check_transaction_state, blocks=False)
         self.processor.register(RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT, self._receive_reply_message, blocks=False)
+        for code, handler in OperatorRequests(runtime, self._consumer_of).handlers().items():
+            self.processor.register(code, handler)
         self._remoting = RemotingClient(runtime, self.processor.process)
         self.broker = BrokerApi(
             self._remoting, self.routes, self.make_sender(), runtime.clock, self.update_topic_route,
@@ -154,6 +158,7 @@ class MQClientInstance:
         self._timers.schedule_at_fixed_rate(
             FIRST_PERSIST_MS, config.persist_consumer_offset_interval, self._persist_offsets
         )
+        self.consumer_stats = ConsumerStatsManager(runtime.clock, self._timers)
 
     @property
     def client_id(self) -> str:
@@ -419,8 +424,7 @@ class MQClientInstance:
     def _notify_consumer_ids_changed(self, address: str, request: RemotingCommand) -> None:
         group = request.ext_fields.get("consumerGroup", "")
         _log.info("%s: the members of group %s changed", address, group)
-        with self._lock:
-            consumer = self._consumers.get(group)
+        consumer = self._consumer_of(group)
         if consumer is None or consumer.joined:
             self.rebalance_immediately()
 
@@ -445,6 +449,10 @@ class MQClientInstance:
 
     def _receive_reply_message(self, address: str, request: RemotingCommand) -> None:
         self.request_futures.receive_reply(request, self._runtime.clock.wall_ms())
+
+    def _consumer_of(self, group: str) -> ConsumerInner | None:
+        with self._lock:
+            return self._consumers.get(group)
 
     # End.
 

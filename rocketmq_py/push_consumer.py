@@ -21,17 +21,23 @@ from rocketmq_py.consumer.offset_store import OffsetStore, ReadOffsetType, Remot
 from rocketmq_py.consumer.ports import Broker, Group
 from rocketmq_py.consumer.process_queue import WindowSnapshot
 from rocketmq_py.consumer.rebalance import RebalanceImpl
+from rocketmq_py.consumer.reset_offset import OffsetReset
+from rocketmq_py.consumer.running_info import consumer_running_info
 from rocketmq_py.consumer.send_back import SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError, ConfigError, IllegalStateError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.config import ConsumerConfig, MessageModel, check_names
 from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly, check_listener
+from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.running_info import ConsumeMessageDirectlyResult, ConsumerRunningInfo
 from rocketmq_py.model.subscription import SUB_ALL, SubscriptionData, build_subscription_data
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.bodies import ConsumerData
-from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
+from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime, thread_stacks
+from rocketmq_py.trace.consume_message_trace_hook import ConsumeMessageTraceHook
+from rocketmq_py.trace.message_trace import CONSUME, MessageTrace
 
 BROKER_PULL_BATCH_MAX = 32
 """Messages that a broker gives per pull unless ``maxTransferCountOnMessageInMemory`` is raised there."""
@@ -86,6 +92,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         "_hooks",
         "_listener",
         "_lock",
+        "_made_at",
         "_parts",
         "_runtime",
         "_shutdown_asked",
@@ -99,6 +106,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         super().__init__(**settings)
         self.group = consumer_group
         self._runtime: Runtime = ThreadRuntime()
+        self._made_at = self._runtime.clock.wall_ms()  # Java: consumerStartTimestamp
         self._lock = Mutex()  # guards the state and the parts
         self._state = ServiceState.CREATE_JUST
         self._listener: MessageListenerConcurrently | MessageListenerOrderly | None = None
@@ -370,6 +378,7 @@ class _Parts:
             group, config.effective_max_reconsume_times(orderly), broker, RateLimitedLog(runtime.clock, _log)
         )
         consume = check_listener(listener)
+        stats = shared.consumer_stats.group(group)
         self._consume_service: ConsumeMessageConcurrentlyService | ConsumeMessageOrderlyService
         if orderly:
             self._consume_service = ConsumeMessageOrderlyService(
@@ -381,6 +390,7 @@ class _Parts:
                 send_back=send_back,
                 hooks=consumer._hooks,
                 counters=consumer._counters,
+                stats=stats,
                 locks=self.rebalance.locks,
             )
         else:
@@ -393,6 +403,7 @@ class _Parts:
                 send_back=send_back,
                 hooks=consumer._hooks,
                 counters=consumer._counters,
+                stats=stats,
                 windows=self.rebalance.windows,
             )
         self.puller = MessagePuller(
@@ -404,6 +415,7 @@ class _Parts:
             dispatch=self.client.pulls,
             offset_store=self._offset_store,
             counters=consumer._counters,
+            stats=stats,
             subscription=self.rebalance.subscription,
             newest_subscription=self.rebalance.newest_subscription,
             consume=self._consume_service.submit_consume_request,
@@ -411,6 +423,20 @@ class _Parts:
             orderly=orderly,
             first_locked_offset=self.rebalance.compute_pull_from_where if self.rebalance.locks is not None else None,
         )
+        self._offset_reset = OffsetReset(
+            group=group,
+            windows=self.rebalance.windows,
+            offset_store=self._offset_store,
+            dispatch=self.client.pulls,
+            give_up=self.rebalance.remove_process_queue,
+            rebalance=self.client.rebalance_immediately,
+        )
+        self._orderly = orderly
+        self._hooks = consumer._hooks
+        self._counters = consumer._counters
+        self._runtime = runtime
+        self._trace: MessageTrace | None = None
+        self._trace_hook: ConsumeMessageTraceHook | None = None
         self.joined = False
         self.subscriptions = subscriptions
         for subscription in subscriptions:
@@ -450,6 +476,7 @@ class _Parts:
                     "group %s: topic %s does not exist (yet); it is looked for every %s ms",
                     self._group, topic, self._config.poll_name_server_interval,
                 )  # fmt: skip
+        self._start_trace()
         self._consume_service.start()
         self.puller.running = True
         self.client.send_heartbeat_to_all_brokers()
@@ -480,8 +507,31 @@ class _Parts:
         finally:
             try:
                 self.client.unregister_consumer(self)
+                self._end_trace()  # others have the queues by now: sending what waits may take a while
             finally:
                 process_clients.release(self.client)
+
+    def _start_trace(self) -> None:
+        """Source: the end of DefaultMQPushConsumer.start, where the first messages have gone by already."""
+        if not self._config.enable_msg_trace:
+            return
+        self._trace = MessageTrace(
+            client=self.client,
+            group=self._group,
+            kind=CONSUME,
+            topic=self._config.customized_trace_topic or names.RMQ_SYS_TRACE_TOPIC,
+            batch_num=self._config.trace_msg_batch_num,
+            runtime=self._runtime,
+            on_lost=lambda contexts: self._counters.count(Event.TRACE_LOST, contexts),
+        )
+        self._trace_hook = ConsumeMessageTraceHook(self._trace.dispatcher, self._runtime.clock)
+        self._hooks.append(self._trace_hook)
+
+    def _end_trace(self) -> None:
+        if self._trace_hook is not None:
+            self._hooks.remove(self._trace_hook)
+        if self._trace is not None:
+            self._trace.shutdown()
 
     def _reset_to(self, request: PullRequest) -> None:
         """The broker does not have the offset. Source: the OFFSET_ILLEGAL branch of PullCallback.onSuccess."""
@@ -497,6 +547,32 @@ class _Parts:
             for mq, queue in self.rebalance.windows()
             if not queue.dropped
         }
+
+    # What operators ask of a consumer.
+
+    def consumer_running_info(self, jstack: bool) -> ConsumerRunningInfo:
+        return consumer_running_info(
+            group=self._group,
+            config=self._config,
+            client_id=self.client.client_id,
+            orderly=self._orderly,
+            start_timestamp=self._config._made_at,
+            subscriptions=self.rebalance.subscriptions_to_announce(),
+            windows=self.rebalance.windows(),
+            offset_store=self._offset_store,
+            stats=self.client.consumer_stats,
+            clock=self._runtime.clock,
+            jstack=thread_stacks() if jstack else None,
+        )
+
+    def consumer_status(self, topic: str) -> dict[MessageQueue, int]:
+        return self._offset_store.clone_offset_table(topic)
+
+    def consume_message_directly(self, msg: MessageExt) -> ConsumeMessageDirectlyResult:
+        return self._consume_service.consume_message_directly(msg)
+
+    def reset_offset(self, topic: str, offsets: Mapping[MessageQueue, int]) -> None:
+        self._offset_reset.reset(topic, offsets)
 
     # What the client asks of a consumer.
 

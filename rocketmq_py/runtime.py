@@ -11,7 +11,9 @@ import heapq
 import itertools
 import logging
 import queue
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -19,6 +21,9 @@ from rocketmq_py.clock import Clock, SystemClock
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
+
+STACK_LINES_MAX = 200
+"""Calls of one thread that ``thread_stacks`` shows."""
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +156,23 @@ class Runtime(Protocol):
     def queue(self) -> Queue[T]:
         """Make a queue, empty."""
         ...
+
+
+def thread_stacks() -> str:
+    """The stacks of all threads of this process as text, innermost call first, each at most ``STACK_LINES_MAX`` deep.
+
+    Source: UtilAll.jstack; Python threads have no state to tell.
+    """
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    lines: list[str] = []
+    for ident, frame in sys._current_frames().items():
+        name = names.get(ident, "unknown")
+        lines.append(f"{name:<40}TID: {ident}")
+        for each, line_number in itertools.islice(traceback.walk_stack(frame), STACK_LINES_MAX):
+            code = each.f_code
+            lines.append(f"{name:<40}{code.co_qualname}({code.co_filename}:{line_number})")
+        lines.append("")
+    return "\n".join(lines)
 
 
 class _Thread:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from rocketmq_py.consumer.consume_result import failed_indexes
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats, TopicStats
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.consumer.listener_caller import ListenerCaller
 from rocketmq_py.consumer.offset_store import OffsetStore
@@ -21,6 +22,7 @@ from rocketmq_py.model.listener import ConsumeConcurrently
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import MAX_ACK_INDEX, ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus
+from rocketmq_py.model.running_info import ConsumeMessageDirectlyResult
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Runtime
 
@@ -61,6 +63,7 @@ class ConsumeMessageConcurrentlyService:
         send_back: SendMessageBack,
         hooks: Sequence[ConsumeMessageHook],
         counters: ConsumerCounters,
+        stats: GroupStats,
         windows: Callable[[], Iterable[tuple[MessageQueue, ProcessQueue]]],
     ) -> None:
         self._group = group
@@ -78,6 +81,8 @@ class ConsumeMessageConcurrentlyService:
         self._offset_store = offset_store
         self._send_back = send_back
         self._counters = counters
+        self._stats = stats
+        self._now_ms = runtime.clock.monotonic_ms
         self._windows = windows
         self._consume_timeout_ms = config.consume_timeout * _MINUTE_MS
         self._broadcasting = config.message_model is MessageModel.BROADCASTING
@@ -137,25 +142,32 @@ class ConsumeMessageConcurrentlyService:
             _log.info("group %s: queue %s was taken away, %s messages are not consumed", self._group, mq, len(msgs))
             return
         context = ConsumeConcurrentlyContext(mq)
-        queue.begin_consume(msgs)
+        begin_ms = queue.begin_consume(msgs)
         status = self._call(msgs, mq, context)
         if queue.dropped:
+            self._stats[mq.topic].inc_consume_rt(self._now_ms() - begin_ms)
             _log.warning(
                 "group %s: queue %s was taken away while %s messages were consumed; they come again elsewhere",
                 self._group, mq, len(msgs),
             )  # fmt: skip
             return
-        self._process_consume_result(status, context, request)
+        self._process_consume_result(status, context, request, begin_ms)
 
     def _process_consume_result(
-        self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, request: ConsumeRequest
+        self,
+        status: ConsumeConcurrentlyStatus | None,
+        context: ConsumeConcurrentlyContext,
+        request: ConsumeRequest,
+        begin_ms: int,
     ) -> None:
-        """Source: ConsumeMessageConcurrentlyService.processConsumeResult. Behaviour: CC-02 to CC-07."""
+        """Source: ConsumeMessageConcurrentlyService.processConsumeResult. Behaviour: CC-02 to CC-07, ST-05."""
         msgs, queue, mq = request
         if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS and context.ack_index is MAX_ACK_INDEX:
             failed = NONE_FAILED  # what nearly always happens, without asking further
         else:
             failed = self._failed_indexes(status, context, len(msgs))
+        if failed:
+            self._count_failed(self._stats[mq.topic], begin_ms, len(msgs), len(failed))
         if failed and self._broadcasting:
             self._drop_failed(msgs[failed.start], len(failed), mq)
         elif failed and (not_sent_back := self._send_back_failed([msgs[index] for index in failed], queue, context)):
@@ -164,8 +176,17 @@ class ConsumeMessageConcurrentlyService:
             msgs = [msg for msg in msgs if id(msg) not in kept]
             self._scheduler.schedule(RESUBMIT_DELAY_MS, lambda: self.submit_consume_request(not_sent_back, queue, mq))
         offset = queue.remove_message(msgs)
+        if not failed:
+            # The window has just read the clock: a second time would cost as much as the counting.
+            self._stats[mq.topic].note_success((queue.last_consume_timestamp - begin_ms, len(msgs)))
         if offset >= 0 and not queue.dropped:
             self._offset_store.update_offset(mq, offset, increase_only=True)
+
+    def _count_failed(self, stats: TopicStats, begin_ms: int, size: int, failed: int) -> None:
+        stats.inc_consume_rt(self._now_ms() - begin_ms)
+        if failed < size:
+            stats.inc_consume_ok_tps(size - failed)
+        stats.inc_consume_failed_tps(failed)
 
     def _failed_indexes(
         self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, size: int
@@ -207,6 +228,17 @@ class ConsumeMessageConcurrentlyService:
                 msg._reconsume_times += 1
                 not_sent_back.append(msg)
         return not_sent_back
+
+    def consume_message_directly(self, msg: MessageExt) -> ConsumeMessageDirectlyResult:
+        """Have the listener consume one message that an operator chose; blocks as long as the listener does.
+
+        Changes no window, no offset and no statistics, and calls no hook.
+
+        Behaviour: OP-04. Source: ConsumeMessageConcurrentlyService.consumeMessageDirectly.
+        """
+        context = ConsumeConcurrentlyContext(MessageQueue(msg.topic, msg.broker_name, msg.queue_id))
+        outcome = self._caller.call_directly(msg, context)
+        return ConsumeMessageDirectlyResult(order=False, auto_commit=True, **outcome._asdict())
 
     def clean_expired_messages(self) -> None:
         """Send messages back that a listener has had for longer than the consume timeout, lowest first.

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 
 from rocketmq_py.consumer.consume_result import OrderlyAction, orderly_action
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.consumer.listener_caller import ListenerCaller
 from rocketmq_py.consumer.message_queue_lock import MessageQueueLock
@@ -26,6 +27,7 @@ from rocketmq_py.model.listener import ConsumeOrderly
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import SUSPEND_AS_CONFIGURED, ConsumeOrderlyContext, ConsumeOrderlyStatus
+from rocketmq_py.model.running_info import ConsumeMessageDirectlyResult
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Runtime
 
@@ -71,6 +73,7 @@ class ConsumeMessageOrderlyService:
         send_back: SendMessageBack,
         hooks: Sequence[ConsumeMessageHook],
         counters: ConsumerCounters,
+        stats: GroupStats,
         locks: QueueLocks | None,
     ) -> None:
         self._group = group
@@ -88,6 +91,7 @@ class ConsumeMessageOrderlyService:
         self._offset_store = offset_store
         self._send_back = send_back
         self._counters = counters
+        self._stats = stats
         self._locks = locks
         self._now_ms = runtime.clock.monotonic_ms
         self._warnings = RateLimitedLog(runtime.clock, _log)
@@ -172,7 +176,9 @@ class ConsumeMessageOrderlyService:
             if queue.dropped:
                 return False
             context = ConsumeOrderlyContext(mq)
+            begin_ms = self._now_ms()
             status = self._caller.call(msgs, mq, context)
+            self._stats[mq.topic].inc_consume_rt(self._now_ms() - begin_ms)
             if not self._holds_lock(queue):
                 self._forget_late_result(queue, mq, msgs)
                 return False
@@ -201,7 +207,7 @@ class ConsumeMessageOrderlyService:
         status: ConsumeOrderlyStatus | None,
         context: ConsumeOrderlyContext,
     ) -> bool:
-        """Source: processConsumeResult. Behaviour: OR-07, OR-08."""
+        """Source: processConsumeResult. Behaviour: OR-07, OR-08, ST-08."""
         auto_commit = bool(context.auto_commit)
         action = orderly_action(status, auto_commit)
         if auto_commit and status in (ConsumeOrderlyStatus.COMMIT, ConsumeOrderlyStatus.ROLLBACK):
@@ -210,6 +216,10 @@ class ConsumeMessageOrderlyService:
                 "group %s: the listener answered %s with auto_commit on, which is taken as SUCCESS: set "
                 "context.auto_commit = False in the same call", self._group, status,
             )  # fmt: skip
+        if action is OrderlyAction.AGAIN:
+            self._stats[mq.topic].inc_consume_failed_tps(len(msgs))
+        elif auto_commit or status is ConsumeOrderlyStatus.SUCCESS:
+            self._stats[mq.topic].inc_consume_ok_tps(len(msgs))
         goes_on = True
         commits = action is OrderlyAction.COMMIT
         if action is OrderlyAction.ROLLBACK:
@@ -226,6 +236,17 @@ class ConsumeMessageOrderlyService:
         if offset >= 0 and not queue.dropped:
             self._offset_store.update_offset(mq, offset, increase_only=False)
         return goes_on
+
+    def consume_message_directly(self, msg: MessageExt) -> ConsumeMessageDirectlyResult:
+        """Have the listener consume one message that an operator chose; blocks as long as the listener does.
+
+        Takes no lock and changes no window, no offset and no statistics, and calls no hook.
+
+        Behaviour: OP-04. Source: ConsumeMessageOrderlyService.consumeMessageDirectly.
+        """
+        context = ConsumeOrderlyContext(MessageQueue(msg.topic, msg.broker_name, msg.queue_id))
+        outcome = self._caller.call_directly(msg, context)
+        return ConsumeMessageDirectlyResult(order=True, auto_commit=bool(context.auto_commit), **outcome._asdict())
 
     def _check_reconsume_times(self, msgs: Sequence[MessageExt]) -> list[MessageExt]:
         """Send messages that failed too often to the retry topic; returns those that come again here, counts raised.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from rocketmq_py.consumer.consume_result import return_type
 from rocketmq_py.consumer.hooks import (
@@ -25,6 +26,7 @@ from rocketmq_py.model.listener import Consume, ContextT
 from rocketmq_py.model.message import MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeConcurrentlyStatus, ConsumeOrderlyStatus
+from rocketmq_py.model.running_info import CMResult
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Runtime
 
@@ -33,7 +35,28 @@ _log = logging.getLogger(__name__)
 _MINUTE_MS = 60_000
 _GOOD = (ConsumeConcurrentlyStatus.CONSUME_SUCCESS, ConsumeOrderlyStatus.SUCCESS, ConsumeOrderlyStatus.COMMIT)
 
+REMARK_MAX_LENGTH = 1_000
+"""Characters of a listener's error that an operator is told."""
+
+DIRECT_RESULTS: Mapping[ConsumeConcurrentlyStatus | ConsumeOrderlyStatus, CMResult] = {
+    ConsumeConcurrentlyStatus.CONSUME_SUCCESS: CMResult.CR_SUCCESS,
+    ConsumeConcurrentlyStatus.RECONSUME_LATER: CMResult.CR_LATER,
+    ConsumeOrderlyStatus.SUCCESS: CMResult.CR_SUCCESS,
+    ConsumeOrderlyStatus.COMMIT: CMResult.CR_COMMIT,
+    ConsumeOrderlyStatus.ROLLBACK: CMResult.CR_ROLLBACK,
+    ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT: CMResult.CR_LATER,
+}
+"""What operators are told of each status; of any other answer CR_RETURN_NULL."""
+
 StatusT = TypeVar("StatusT", bound=ConsumeConcurrentlyStatus | ConsumeOrderlyStatus)
+
+
+class DirectOutcome(NamedTuple):
+    """How a call on an operator's demand ended; fields as in ``ConsumeMessageDirectlyResult``."""
+
+    consume_result: CMResult
+    remark: str | None
+    spent_time_mills: int
 
 
 class ListenerCaller(Generic[ContextT, StatusT]):
@@ -98,6 +121,23 @@ class ListenerCaller(Generic[ContextT, StatusT]):
             self._tell_hooks(hook_context, status, raised, self._now_ms() - begin)
         return status
 
+    def call_directly(self, msg: MessageExt, context: ContextT) -> DirectOutcome:
+        """Hand the listener one message that an operator chose, and tell no hook.
+
+        Source: the common part of ConsumeMessageConcurrentlyService.consumeMessageDirectly and
+        ConsumeMessageOrderlyService's.
+        """
+        self._restore_topics([msg])
+        begin_ms = self._now_ms()
+        remark = None
+        try:
+            answer = self._listener((msg,), context)
+        except BaseException as error:  # noqa: BLE001 - border: the operator is told whatever the user's code raises
+            result, remark = CMResult.CR_THROW_EXCEPTION, _in_short(error)
+        else:
+            result = DIRECT_RESULTS[answer] if isinstance(answer, self._status_type) else CMResult.CR_RETURN_NULL
+        return DirectOutcome(result, remark, self._now_ms() - begin_ms)
+
     def _restore_topics(self, msgs: Sequence[MessageExt]) -> None:
         """Show retried messages under their original topic. Source: resetRetryAndNamespace, resetRetryTopic."""
         for msg in msgs:
@@ -130,3 +170,10 @@ def _shown(answer: object) -> str:
         return f"{answer!r:.200}"
     except Exception:  # noqa: BLE001 - border: a user's class may fail to show itself
         return f"an object of type {type(answer).__name__}"
+
+
+def _in_short(error: BaseException) -> str:
+    """The error and where it was raised. Source: UtilAll.exceptionSimpleDesc."""
+    text = "".join(traceback.format_exception_only(error)).strip()[:REMARK_MAX_LENGTH]
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text}, {frames[-1].name}({frames[-1].filename}:{frames[-1].lineno})" if frames else text

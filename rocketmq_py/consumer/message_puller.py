@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.flow_control import (
     PULL_TIME_DELAY_MILLS_WHEN_BROKER_FLOW_CONTROL,
     PULL_TIME_DELAY_MILLS_WHEN_CACHE_FLOW_CONTROL,
@@ -93,6 +94,7 @@ class MessagePuller:
         dispatch: PullDispatch,
         offset_store: OffsetStore,
         counters: ConsumerCounters,
+        stats: GroupStats,
         subscription: Callable[[str], SubscriptionData | None],
         newest_subscription: Callable[[str], SubscriptionData | None],
         consume: Consume,
@@ -107,6 +109,7 @@ class MessagePuller:
         self._dispatch = dispatch
         self._offset_store = offset_store
         self._counters = counters
+        self._stats = stats
         self._subscription = subscription
         self._newest_subscription = newest_subscription
         self._consume = consume
@@ -235,7 +238,7 @@ class MessagePuller:
             self._on_nothing(request, result)
 
     def _on_found(self, request: PullRequest, result: PullResult, subscription: SubscriptionData) -> None:
-        """Behaviour: PL-06."""
+        """Behaviour: PL-06, ST-06."""
         queue = request.process_queue
         if result.next_begin_offset <= request.next_offset:
             # Java logs "[BUG]" and goes on: the same messages would come again and again, as fast as the wire allows.
@@ -245,12 +248,15 @@ class MessagePuller:
             self.on_error(request, ProtocolError(error))
             return
         request.next_offset = result.next_begin_offset
+        stats = self._stats[request.mq.topic]
+        stats.inc_pull_rt(self._now_ms() - queue.last_pull_timestamp)
         # By the newest subscription: a broker answers a pull that it held by what it knows then, and what is filtered
         # here by an older one would be passed over for good.
         msgs = wanted(result.messages, self._newest_subscription(request.mq.topic) or subscription)
         if not msgs:
             self.pull_message(request)
             return
+        stats.inc_pull_tps(len(msgs))
         dispatch = queue.put_message(msgs)
         self._consume(msgs, queue, request.mq, dispatch)
         if self._config.pull_interval > 0:

@@ -16,6 +16,7 @@ from sortedcontainers import SortedDict
 
 from rocketmq_py.clock import Clock, SystemClock
 from rocketmq_py.model.message import MessageConst, MessageExt
+from rocketmq_py.model.running_info import ProcessQueueInfo
 from rocketmq_py.runtime import Lock, Mutex, ThreadRuntime
 
 NO_OFFSET = -1
@@ -266,8 +267,11 @@ class ProcessQueue:
                 self._taken.pop(msg.queue_offset, None)
                 self._tree[msg.queue_offset] = msg
 
-    def begin_consume(self, msgs: Iterable[MessageExt]) -> None:
+    def begin_consume(self, msgs: Iterable[MessageExt]) -> int:
         """Note that a listener gets these messages now: from here their consume timeout runs.
+
+        Returns:
+            Now, monotonic ms.
 
         Source: the property CONSUME_START_TIME, set in ConsumeMessageConcurrentlyService.ConsumeRequest.run.
         """
@@ -276,6 +280,7 @@ class ProcessQueue:
             for msg in msgs:
                 if msg.queue_offset in self._tree:
                     self._consume_start_ms[msg.queue_offset] = now
+            return now
 
     def head(self) -> Head | None:
         """The lowest unfinished message, or None.
@@ -398,6 +403,30 @@ class ProcessQueue:
         return WindowSnapshot(
             unfinished, None if end == NO_OFFSET else end, None if next_commit == NO_OFFSET else next_commit
         )
+
+    def fill_process_queue_info(self, commit_offset: int) -> ProcessQueueInfo:
+        """The window as operators see it; timestamps monotonic.
+
+        Behaviour: OP-01. Source: ProcessQueue.fillProcessQueueInfo.
+        """
+        with self._lock:
+            cached, taken = self._offsets, self._taken.keys()
+            return ProcessQueueInfo(
+                commit_offset=commit_offset,
+                cached_msg_min_offset=cached[0] if cached else 0,
+                cached_msg_max_offset=cached[-1] if cached else 0,
+                cached_msg_count=len(cached),
+                cached_msg_size_in_mib=self._msg_size // (1024 * 1024),
+                transaction_msg_min_offset=taken[0] if taken else 0,
+                transaction_msg_max_offset=taken[-1] if taken else 0,
+                transaction_msg_count=len(taken),
+                locked=self.locked,
+                try_unlock_times=self.try_unlock_times,
+                last_lock_timestamp=self.last_lock_timestamp,
+                dropped=self.dropped,
+                last_pull_timestamp=self.last_pull_timestamp,
+                last_consume_timestamp=self._last_consume_timestamp,
+            )
 
     def __repr__(self) -> str:
         head = self.head()

@@ -23,6 +23,7 @@ class Event(Enum):
     BROADCAST_DROPPED = "failed messages of broadcasting consumers, which do not retry"
     LATE_RESULT = "orderly batches whose answer came after the broker's lock had run out; they come again"
     LOCK_LOST = "orderly queues that another member consumed on while the broker's lock had run out here"
+    TRACE_LOST = "trace contexts, two per listener call, that were discarded or could not be sent"
 
 
 class ConsumerCounters:

@@ -34,6 +34,10 @@ class RequestCode(IntEnum):
     GET_BROKER_CLUSTER_INFO = 106
     UPDATE_AND_CREATE_SUBSCRIPTIONGROUP = 200
     GET_ALL_TOPIC_LIST_FROM_NAMESERVER = 206
+    RESET_CONSUMER_CLIENT_OFFSET = 220
+    GET_CONSUMER_STATUS_FROM_CLIENT = 221
+    GET_CONSUMER_RUNNING_INFO = 307
+    CONSUME_MESSAGE_DIRECTLY = 309
     LITE_PULL_MESSAGE = 361
     SEND_MESSAGE_V2 = 310
     SEND_BATCH_MESSAGE = 320
@@ -68,6 +72,9 @@ class ResponseCode(IntEnum):
 
 VERSION = 513
 """``MQVersion`` ordinal of V5_5_0, sent in every header: old versions get illegal JSON and no reconsume limit."""
+
+VERSION_DESC = "V5_5_0"
+"""The name of ``VERSION``. Source: MQVersion.getVersionDesc."""
 
 MASTER_ID = 0
 """Broker id of a master. Source: MixAll.MASTER_ID."""

@@ -134,6 +134,9 @@ class ConsumerConfig(ClientConfig):
             30,000 (1,000); others are taken as the nearest of these.
         consume_timeout: **minutes** after which a message in a listener is sent back to be retried (15).
         pull_time_delay_mills_when_exception: ms before a failed pull is tried again (1,000).
+        enable_msg_trace: write a trace record before and after every listener call.
+        customized_trace_topic: topic of these records; default: RMQ_SYS_TRACE_TOPIC.
+        trace_msg_batch_num: listener calls, before and after counted apart, that are sent together, 1..20 (10).
         await_termination_millis_when_shutdown: ms that ``shutdown`` waits for cached messages to be consumed (5,000;
             Java's is 0, see deviations).
     """
@@ -164,6 +167,9 @@ class ConsumerConfig(ClientConfig):
     suspend_current_queue_time_millis: int = 1_000
     consume_timeout: int = 15
     pull_time_delay_mills_when_exception: int = 1_000
+    enable_msg_trace: bool = False
+    customized_trace_topic: str | None = None
+    trace_msg_batch_num: int = 10
     await_termination_millis_when_shutdown: int = 5_000
 
     def check_consumer(self, group: str) -> None:
@@ -215,6 +221,9 @@ class ConsumerConfig(ClientConfig):
         check_range("suspend_current_queue_time_millis", self.suspend_current_queue_time_millis, 0, INT_MAX)
         check_range("consume_timeout", self.consume_timeout, 1, INT_MAX // 60_000)
         check_range("pull_time_delay_mills_when_exception", self.pull_time_delay_mills_when_exception, 0, INT_MAX)
+        if self.customized_trace_topic is not None:
+            names.check_topic(self.customized_trace_topic)
+        check_range("trace_msg_batch_num", self.trace_msg_batch_num, 1, 20)
         check_range("await_termination_millis_when_shutdown", self.await_termination_millis_when_shutdown, 0, INT_MAX)
 
     def consume_timestamp_ms(self) -> int:

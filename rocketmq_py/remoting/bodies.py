@@ -14,6 +14,12 @@ from rocketmq_py.errors import ProtocolError
 from rocketmq_py.model import fastjson
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
+from rocketmq_py.model.running_info import (
+    ConsumeMessageDirectlyResult,
+    ConsumerRunningInfo,
+    ConsumeStatus,
+    ProcessQueueInfo,
+)
 from rocketmq_py.model.subscription import TAG, SubscriptionData
 
 QUEUE_NUMS_MAX = 65_536
@@ -184,16 +190,102 @@ def parse_lock_batch(body: bytes) -> LockBatch:
 
 
 def _queue_set(fields: Mapping[Any, Any], name: str) -> set[MessageQueue]:
-    queues = [_object(each, "a queue") for each in _field(fields, name, list)]
-    return {
-        MessageQueue(_field(each, "topic", str), _field(each, "brokerName", str), _field(each, "queueId", int))
-        for each in queues
-    }
+    return {_queue_of(_object(each, "a queue")) for each in _field(fields, name, list)}
 
 
 def encode_locked(mqs: Iterable[MessageQueue]) -> bytes:
     """The reply to LOCK_BATCH_MQ: what is held now."""
     return fastjson.dumps({"lockOKMQSet": sorted(mqs)})
+
+
+def encode_consumer_running_info(info: ConsumerRunningInfo) -> bytes:
+    """The answer to GET_CONSUMER_RUNNING_INFO. Source: ConsumerRunningInfo."""
+    fields: dict[str, object] = {
+        "mqPopTable": {},
+        "mqTable": {mq: _process_queue_info(each) for mq, each in info.mq_table.items()},
+        "properties": info.properties,
+        "statusTable": {topic: _consume_status(each) for topic, each in info.status_table.items()},
+        "subscriptionSet": [_subscription(each) for each in info.subscriptions],
+        "userConsumerInfo": {},
+    }
+    if info.jstack is not None:
+        fields["jstack"] = info.jstack
+    return fastjson.dumps(fields)
+
+
+def _process_queue_info(info: ProcessQueueInfo) -> dict[str, object]:
+    return {
+        "cachedMsgCount": info.cached_msg_count,
+        "cachedMsgMaxOffset": info.cached_msg_max_offset,
+        "cachedMsgMinOffset": info.cached_msg_min_offset,
+        "cachedMsgSizeInMiB": info.cached_msg_size_in_mib,
+        "commitOffset": info.commit_offset,
+        "droped": info.dropped,
+        "lastConsumeTimestamp": info.last_consume_timestamp,
+        "lastLockTimestamp": info.last_lock_timestamp,
+        "lastPullTimestamp": info.last_pull_timestamp,
+        "locked": info.locked,
+        "transactionMsgCount": info.transaction_msg_count,
+        "transactionMsgMaxOffset": info.transaction_msg_max_offset,
+        "transactionMsgMinOffset": info.transaction_msg_min_offset,
+        "tryUnlockTimes": info.try_unlock_times,
+    }
+
+
+def _consume_status(status: ConsumeStatus) -> dict[str, object]:
+    return {
+        "consumeFailedMsgs": status.consume_failed_msgs,
+        "consumeFailedTPS": status.consume_failed_tps,
+        "consumeOKTPS": status.consume_ok_tps,
+        "consumeRT": status.consume_rt,
+        "pullRT": status.pull_rt,
+        "pullTPS": status.pull_tps,
+    }
+
+
+def encode_consumer_status(offsets: Mapping[MessageQueue, int]) -> bytes:
+    """The answer to GET_CONSUMER_STATUS_FROM_CLIENT. Source: GetConsumerStatusBody."""
+    return fastjson.dumps({"consumerTable": {}, "messageQueueTable": offsets})
+
+
+def encode_consume_message_directly_result(result: ConsumeMessageDirectlyResult) -> bytes:
+    """The answer to CONSUME_MESSAGE_DIRECTLY. Source: ConsumeMessageDirectlyResult."""
+    fields: dict[str, object] = {
+        "autoCommit": result.auto_commit,
+        "consumeResult": result.consume_result.value,
+        "order": result.order,
+        "spentTimeMills": result.spent_time_mills,
+    }
+    if result.remark is not None:
+        fields["remark"] = result.remark
+    return fastjson.dumps(fields)
+
+
+def parse_reset_offset(body: bytes) -> dict[MessageQueue, int]:
+    """Where to go on, by queue, out of RESET_CONSUMER_CLIENT_OFFSET; an empty body says nothing.
+
+    Brokers write a map with queues as keys, or a list when the request came from an operator of the C++ kind.
+
+    Raises:
+        ProtocolError: it is malformed, or an offset is negative.
+
+    Source: ResetOffsetBody, ResetOffsetBodyForC.
+    """
+    if not body:
+        return {}
+    table = _object(fastjson.loads(body), "the request").get("offsetTable")
+    if isinstance(table, list):
+        entries = [_object(each, "an offset") for each in table]
+        table = {_queue_of(entry): entry.get("offset") for entry in entries}
+    offsets = {_checked(mq, MessageQueue, "a queue"): offset for mq, offset in _object(table, "offsetTable").items()}
+    for mq, offset in offsets.items():
+        if _checked(offset, int, f"the offset of {mq}") < 0:
+            raise ProtocolError(f"the offset of {mq} is {offset}")
+    return offsets
+
+
+def _queue_of(fields: Mapping[Any, Any]) -> MessageQueue:
+    return MessageQueue(_field(fields, "topic", str), _field(fields, "brokerName", str), _field(fields, "queueId", int))
 
 
 def parse_group_config(body: bytes, known: type) -> dict[str, Any]:

@@ -171,12 +171,15 @@ class ApacheCluster(Administration):
     # ------------------------------------------------------------------ programs
 
     def mqadmin(self, *args: str) -> str:
-        """Run upstream's admin tool against this cluster's name server; what it printed."""
+        """Run upstream's admin tool against this cluster's name server; what it printed.
+
+        Files that it writes (consumerStatus does) come to lie in the cluster's folder.
+        """
         options = [*self._program_options(), f"-Drmq.logback.configurationFile={QUIET}"]
         command = java_command(classpath(), "org.apache.rocketmq.tools.command.MQAdminStartup", *args, options=options)
         if "-n" not in args:
             command += ["-n", self.namesrv_addr]
-        return _completed(command, self._environment(), 60).stdout
+        return _completed(command, self._environment(), 60, cwd=self._dir).stdout
 
     def java(
         self, main_class: str, *args: str, options: Iterable[str] = (), timeout_s: float = 120
@@ -356,9 +359,11 @@ def _kill(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
-def _completed(command: list[str], environment: dict[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+def _completed(
+    command: list[str], environment: dict[str, str], timeout_s: float, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=timeout_s
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=timeout_s, cwd=cwd
     )
     if done.returncode:
         raise JavaError(f"{' '.join(command)}\nexited with {done.returncode}:\n{done.stdout}{done.stderr}")

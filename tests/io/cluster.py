@@ -68,13 +68,20 @@ class Cluster:
         for server in (self.name_server, *self.brokers.values()):
             server.stop()
 
-    def store(self, *bodies: bytes, queue_id: int = 0, broker: str = "", topic: str = TOPIC) -> None:
+    def store(
+        self,
+        *bodies: bytes,
+        queue_id: int = 0,
+        broker: str = "",
+        topic: str = TOPIC,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
         """Append messages, and answer the pulls that wait for them."""
         broker = broker or next(iter(self.brokers))
         with self._lock:
             stored = self._messages.setdefault((topic, broker, queue_id), [])
             for body in bodies:
-                stored.append(stored_message(len(stored), body, topic=topic, queue_id=queue_id))
+                stored.append(stored_message(len(stored), body, topic=topic, queue_id=queue_id, properties=properties))
             held, self._held = self._held, []
         for name, peer, seen in held:
             self._pull(name, peer, seen)

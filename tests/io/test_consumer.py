@@ -50,6 +50,7 @@ from tests.io.server import (
     stays,
     stored_message,
 )
+from tests.unit.support import NotOperated
 
 
 def numbered(count: int, start: int = 0) -> list[bytes]:
@@ -743,7 +744,7 @@ def test_consumers_that_shared_a_client_are_forgotten_when_they_end(
         assert eventually(forgotten, 3), "consumers that were shut down are still referred to"
 
 
-class Inner:
+class Inner(NotOperated):
     """A consumer as the client sees it, without any inside."""
 
     def __init__(self, group: str) -> None:

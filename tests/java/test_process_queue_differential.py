@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.send_back import SendMessageBack
@@ -83,6 +84,7 @@ class OurProcessQueue:
             send_back=SendMessageBack("group", 16, self._broker, warnings),
             hooks=[],
             counters=ConsumerCounters(),
+            stats=GroupStats("group"),
             windows=lambda: [(MessageQueue("t", "b", 0), self._queue)],
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely, AllocateMessageQueueStrategy
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
 from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageOrderlyService
+from rocketmq_py.consumer.consumer_stats_manager import ConsumerStatsManager
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
 from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
@@ -22,6 +23,7 @@ from rocketmq_py.model.listener import ConsumeConcurrently, ConsumeOrderly
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
+from rocketmq_py.model.running_info import ConsumeMessageDirectlyResult, ConsumerRunningInfo
 from rocketmq_py.model.subscription import build_subscription_data
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.testing import FakeBroker, InlineExecutor, ManualRuntime
@@ -57,6 +59,22 @@ def offsets(msgs: Messages) -> list[int]:
 
 def succeed(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
     return SUCCESS
+
+
+class NotOperated:
+    """For consumers that a client knows by their outside only: no operator asks them."""
+
+    def consumer_running_info(self, jstack: bool) -> ConsumerRunningInfo:
+        raise NotImplementedError
+
+    def consumer_status(self, topic: str) -> dict[MessageQueue, int]:
+        raise NotImplementedError
+
+    def consume_message_directly(self, msg: MessageExt) -> ConsumeMessageDirectlyResult:
+        raise NotImplementedError
+
+    def reset_offset(self, topic: str, offsets: Mapping[MessageQueue, int]) -> None:
+        raise NotImplementedError
 
 
 class Dispatch:
@@ -103,6 +121,7 @@ class Core:
         self.broker = broker or FakeBroker(ME)
         self.broker.members[GROUP] = [ME]
         self.counters = ConsumerCounters()
+        self.stats_manager = ConsumerStatsManager(self.clock, self.runtime.scheduler("stats"))
         self.hooks = hooks or []
         self.store = RemoteBrokerOffsetStore(GROUP, self.broker, RateLimitedLog(self.runtime.clock, logger))
         self.rebalance = RebalanceImpl(
@@ -129,6 +148,7 @@ class Core:
             ),
             "hooks": self.hooks,
             "counters": self.counters,
+            "stats": self.stats_manager.group(GROUP),
         }
         if orderly is None:
             self.service = ConsumeMessageConcurrentlyService(listener=listener, windows=self.rebalance.windows, **parts)
@@ -145,6 +165,7 @@ class Core:
             dispatch=self.pulls,
             offset_store=self.store,
             counters=self.counters,
+            stats=self.stats_manager.group(GROUP),
             subscription=self.rebalance.subscription,
             newest_subscription=self.rebalance.newest_subscription,
             consume=submit,

@@ -13,11 +13,12 @@ from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.remoting.bodies import ConsumerData
 from rocketmq_py.runtime import Lock, ThreadRuntime
 from rocketmq_py.testing import ManualClock
+from tests.unit.support import NotOperated
 
 NOWHERE = "127.0.0.1:1"
 
 
-class Consumer:
+class Consumer(NotOperated):
     """The least that a client asks of a consumer."""
 
     def __init__(self, group: str) -> None:

@@ -42,6 +42,7 @@ CONSUMER_RANGES = [
     ("max_reconsume_times", -1, INT_MAX),
     ("consume_timeout", 1, INT_MAX // 60_000),
     ("pull_time_delay_mills_when_exception", 0, INT_MAX),
+    ("trace_msg_batch_num", 1, 20),
     ("await_termination_millis_when_shutdown", 0, INT_MAX),
 ]
 PRODUCER_RANGES = [
@@ -228,6 +229,12 @@ def test_an_illegal_group_is_refused(group: str, text: str) -> None:
 
 
 @pytest.mark.behaviour("CF-01")
+def test_an_illegal_trace_topic_is_refused() -> None:
+    check_consumer(customized_trace_topic="traces")
+    with pytest.raises(ConfigError, match="contains illegal characters"):
+        check_consumer(customized_trace_topic="my traces")
+
+
 def test_an_empty_instance_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="instance_name is empty"):
         ProducerConfig(instance_name="").check_producer("group")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.flow_control import MIB
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest, wanted
 from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
@@ -83,6 +84,7 @@ class Pulling:
             dispatch=self.dispatch,
             offset_store=self.store,
             counters=self.counters,
+            stats=GroupStats(GROUP),
             subscription=self.subscriptions.get,
             newest_subscription=lambda topic: self.announced.get(topic) or self.subscriptions.get(topic),
             consume=self._consume,

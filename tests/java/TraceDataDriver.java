@@ -1,0 +1,92 @@
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.HexFormat;
+import java.util.List;
+import java.util.TreeSet;
+import org.apache.rocketmq.client.AccessChannel;
+import org.apache.rocketmq.client.trace.TraceBean;
+import org.apache.rocketmq.client.trace.TraceContext;
+import org.apache.rocketmq.client.trace.TraceDataEncoder;
+import org.apache.rocketmq.client.trace.TraceTransferBean;
+import org.apache.rocketmq.client.trace.TraceType;
+
+/**
+ * Encodes trace contexts with upstream's TraceDataEncoder: one answer line per command line.
+ *
+ * <p>Answers are written when the line "." comes. Texts are the hex digits of their UTF-8 behind an x, or "null". An
+ * answer is the encoded context, then the keys that are not empty, sorted.
+ *
+ * <pre>
+ * before TIMESTAMP REGION GROUP REQUEST BEAN...
+ * after  TIMESTAMP REGION GROUP REQUEST COST SUCCESS CODE BEAN...
+ * </pre>
+ *
+ * <p>where BEAN is three words: MSGID RETRIES KEYS.
+ */
+public final class TraceDataDriver {
+    private TraceDataDriver() {
+    }
+
+    public static void main(String[] args) throws IOException {
+        PrintStream out = System.out;
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        StringBuilder answers = new StringBuilder();
+        for (String line = in.readLine(); line != null; line = in.readLine()) {
+            if (line.equals(".")) {
+                out.write(answers.toString().getBytes(StandardCharsets.UTF_8));
+                out.flush();
+                answers.setLength(0);
+            } else {
+                answers.append(answer(line.split(" "))).append('\n');
+            }
+        }
+    }
+
+    private static String answer(String[] words) {
+        TraceContext context = new TraceContext();
+        context.setTimeStamp(Long.parseLong(words[1]));
+        context.setRegionId(text(words[2]));
+        context.setGroupName(text(words[3]));
+        context.setRequestId(text(words[4]));
+        context.setAccessChannel(AccessChannel.LOCAL);
+        int next = 5;
+        if (words[0].equals("before")) {
+            context.setTraceType(TraceType.SubBefore);
+        } else {
+            context.setTraceType(TraceType.SubAfter);
+            context.setCostTime(Integer.parseInt(words[next++]));
+            context.setSuccess(Boolean.parseBoolean(words[next++]));
+            context.setContextCode(Integer.parseInt(words[next++]));
+        }
+        List<TraceBean> beans = new ArrayList<>();
+        while (next < words.length) {
+            TraceBean bean = new TraceBean();
+            bean.setMsgId(text(words[next++]));
+            bean.setRetryTimes(Integer.parseInt(words[next++]));
+            bean.setKeys(text(words[next++]));
+            beans.add(bean);
+        }
+        context.setTraceBeans(beans);
+        TraceTransferBean encoded = TraceDataEncoder.encoderFromContextBean(context);
+        StringBuilder answer = new StringBuilder(hex(encoded.getTransData()));
+        for (String key : new TreeSet<>(encoded.getTransKey())) {
+            if (!key.isEmpty()) { // two spaces in a row make one: it finds nothing
+                answer.append(' ').append(hex(key));
+            }
+        }
+        return answer.toString();
+    }
+
+    private static String text(String word) {
+        return word.equals("null") ? null
+            : new String(HexFormat.of().parseHex(word.substring(1)), StandardCharsets.UTF_8);
+    }
+
+    private static String hex(String text) {
+        return "x" + HexFormat.of().formatHex(text.getBytes(StandardCharsets.UTF_8));
+    }
+}
