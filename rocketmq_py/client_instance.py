@@ -20,7 +20,7 @@ from rocketmq_py.consumer.rebalance_service import RebalanceService
 from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, ProtocolError, RocketMQError, TransportError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import RequestCode, ResponseCode
-from rocketmq_py.model.config import ClientConfig, ConsumerConfig, MessageModel, ProducerConfig
+from rocketmq_py.model.config import CONNECTION_SETTINGS, ClientConfig, ConsumerConfig, MessageModel, ProducerConfig
 from rocketmq_py.model.message import MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import ProducerHooks
@@ -35,6 +35,8 @@ from rocketmq_py.remoting.message_codec import decode_messages
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.remoting_client import RemotingClient
 from rocketmq_py.remoting.route_table import RouteTable
+from rocketmq_py.remoting.rpc_hook import AclClientRPCHook, RPCHook
+from rocketmq_py.remoting.tls import client_context
 from rocketmq_py.request_reply import RequestFutureHolder
 from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
 
@@ -123,6 +125,11 @@ class MQClientInstance:
         self._client_id = client_id
         self._pid = os.getpid()
         self._name_servers = config.name_servers()
+        self._settings = {name: getattr(config, name) for name in CONNECTION_SETTINGS}
+        hooks: list[RPCHook] = [config.rpc_hook] if config.rpc_hook is not None else []
+        if config.access_key is not None and config.secret_key is not None:
+            hooks.append(AclClientRPCHook(config.access_key, config.secret_key, config.security_token))
+        tls = client_context(config)
         self._name_server_in_use = 0
         self._runtime = runtime
         self._warnings = RateLimitedLog(runtime.clock, _log)
@@ -141,7 +148,7 @@ class MQClientInstance:
         self.processor.register(RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT, self._receive_reply_message, blocks=False)
         for code, handler in OperatorRequests(runtime, self._consumer_of).handlers().items():
             self.processor.register(code, handler)
-        self._remoting = RemotingClient(runtime, self.processor.process)
+        self._remoting = RemotingClient(runtime, self.processor.process, hooks, tls)
         self.broker = BrokerApi(
             self._remoting, self.routes, self.make_sender(), runtime.clock, self.update_topic_route,
             config.mq_client_api_timeout,
@@ -178,6 +185,14 @@ class MQClientInstance:
     def name_servers(self) -> list[str]:
         """Addresses as configured."""
         return self._name_servers
+
+    def differing_settings(self, config: ClientConfig) -> list[str]:
+        """Names of the settings of its connections that a configuration has otherwise."""
+        return [
+            name
+            for name, value in self._settings.items()
+            if (getattr(config, name) is not value if name == "rpc_hook" else getattr(config, name) != value)
+        ]
 
     # Registrations.
 
@@ -485,7 +500,8 @@ class ClientRegistry:
         """The client of the configuration's id, made if need be; give it back with ``release``.
 
         Raises:
-            ConfigError: there are no name servers, or the client of this id exists and uses others.
+            ConfigError: there are no name servers, or the client of this id exists and uses others, or other
+                credentials, TLS or hook; or a file for TLS cannot be used.
         """
         client_id = build_client_id(config, self._runtime.clock)
         name_servers = config.name_servers()
@@ -499,6 +515,11 @@ class ClientRegistry:
                 raise ConfigError(
                     f"the client {client_id} of this process uses the name servers {client.name_servers}: "
                     f"give the one for {name_servers} another instance_name"
+                )
+            if different := client.differing_settings(config):
+                raise ConfigError(
+                    f"the client {client_id} of this process was made with another {', '.join(different)}: "
+                    "give this one another instance_name"
                 )
             self._clients[client_id] = (client, users + 1)
             return client

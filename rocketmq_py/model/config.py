@@ -22,6 +22,14 @@ CONSUME_TIMESTAMP_FORMAT = "%Y%m%d%H%M%S"
 
 INT_MAX = 2**31 - 1
 
+TLS_PATHS = ("tls_client_trust_cert_path", "tls_client_cert_path", "tls_client_key_path")
+
+CONNECTION_SETTINGS = (
+    "rpc_hook", "access_key", "secret_key", "security_token", "use_tls", *TLS_PATHS, "tls_client_key_password",
+    "tls_check_hostname", "tls_insecure",
+)  # fmt: skip
+"""What connections are made with, beside the name servers: the same for all who share a client."""
+
 
 class ConsumeFromWhere(Enum):
     """Where a group starts on a queue for which it has no committed offset. Source: ConsumeFromWhere."""
@@ -56,6 +64,18 @@ class ClientConfig:
         heartbeat_broker_interval: ms between heartbeats (30,000).
         persist_consumer_offset_interval: ms between commits of consumers' offsets to the brokers (5,000).
         mq_client_api_timeout: ms that an administrative request may take (3,000).
+        namespace: prefix of the names of all topics and groups at the brokers, or None. Set it before ``subscribe``.
+        access_key: user name by which requests are signed, with ``secret_key``; None: they are not signed.
+        secret_key: the user's password.
+        security_token: of temporary credentials, or None.
+        rpc_hook: an ``RPCHook`` called around every request, or None.
+        use_tls: secure all connections.
+        tls_client_trust_cert_path: file with the certificates (PEM) of CAs to trust; default: the system's.
+        tls_client_cert_path: file with the client's own certificate (PEM) for servers that want one, or None.
+        tls_client_key_path: file with its key (PEM); default: it is in the same file.
+        tls_client_key_password: of that key, or None.
+        tls_check_hostname: refuse certificates that do not name the server's host or address.
+        tls_insecure: accept any certificate: anybody in between can read and change everything.
     """
 
     namesrv_addr: str | None = None
@@ -66,6 +86,22 @@ class ClientConfig:
     heartbeat_broker_interval: int = 30_000
     persist_consumer_offset_interval: int = 5_000
     mq_client_api_timeout: int = 3_000
+    namespace: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    security_token: str | None = field(default=None, repr=False)
+    rpc_hook: Any = None
+    use_tls: bool = False
+    tls_client_trust_cert_path: str | None = None
+    tls_client_cert_path: str | None = None
+    tls_client_key_path: str | None = None
+    tls_client_key_password: str | None = field(default=None, repr=False)
+    tls_check_hostname: bool = True
+    tls_insecure: bool = False
+
+    def with_namespace(self, resource: str) -> str:
+        """The name by which brokers know a topic or group. Source: ClientConfig.withNamespace."""
+        return names.wrap_namespace(self.namespace, resource)
 
     def name_servers(self) -> list[str]:
         """Addresses of the name servers.
@@ -99,6 +135,39 @@ class ClientConfig:
             check_range(name, getattr(self, name), 1, INT_MAX)
         if not self.instance_name:
             raise ConfigError("instance_name is empty")
+        if self.namespace is not None:
+            names.check_namespace(self.namespace)
+        for method in ("do_before_request", "do_after_response"):
+            if self.rpc_hook is not None and not callable(getattr(self.rpc_hook, method, None)):
+                raise ConfigError(f"rpc_hook needs a method {method}, {self.rpc_hook!r} has none")
+        self._check_credentials()
+        self._check_tls()
+
+    def _check_credentials(self) -> None:
+        for name in ("access_key", "secret_key", "security_token"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ConfigError(f"{name} is a text that is not empty, or None; it is {_kind(value)}")  # never shown
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ConfigError("access_key and secret_key belong together: give both or none")
+        if self.security_token is not None and self.access_key is None:
+            raise ConfigError("a security_token needs an access_key and a secret_key")
+
+    def _check_tls(self) -> None:
+        for name in ("use_tls", "tls_check_hostname", "tls_insecure"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is True or False, not {getattr(self, name)!r}")
+        for name in TLS_PATHS:
+            path = getattr(self, name)
+            if path is not None and not self.use_tls:
+                raise ConfigError(f"{name} is set, but use_tls is not: connections would be in plain text")
+            if path is not None and not isinstance(path, str | os.PathLike):
+                raise ConfigError(f"{name} is the path of a file, not {path!r}")
+        if self.tls_client_key_path is not None and self.tls_client_cert_path is None:
+            raise ConfigError("tls_client_key_path needs the certificate, too: tls_client_cert_path")
+        password = self.tls_client_key_password
+        if password is not None and not isinstance(password, str):
+            raise ConfigError(f"tls_client_key_password is a text, not {_kind(password)}")
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -341,6 +410,10 @@ class ProducerConfig(ClientConfig):
                 check_range(name, value, 0, INT_MAX)
         check_range("detect_timeout", self.detect_timeout, 1, INT_MAX)
         check_range("detect_interval", self.detect_interval, 1, INT_MAX)
+
+
+def _kind(value: object) -> str:
+    return "empty" if value == "" else type(value).__name__
 
 
 def check_range(name: str, value: object, low: int, high: int) -> None:

@@ -18,7 +18,17 @@ RMQ_SYS_TRACE_TOPIC = "RMQ_SYS_TRACE_TOPIC"
 GROUP_MAX_LENGTH = 120
 TOPIC_MAX_LENGTH = 127
 
+NAMESPACE_SEPARATOR = "%"
+SYSTEM_TOPIC_PREFIX = "rmq_sys_"
+SYSTEM_CONSUMER_GROUP_PREFIX = "CID_RMQ_SYS_"
+SYSTEM_TOPICS = frozenset(
+    "TBW102 SCHEDULE_TOPIC_XXXX BenchmarkTest RMQ_SYS_TRANS_HALF_TOPIC RMQ_SYS_TRACE_TOPIC RMQ_SYS_TRANS_OP_HALF_TOPIC "
+    "TRANS_CHECK_MAX_TIME_TOPIC SELF_TEST_TOPIC OFFSET_MOVED_EVENT CHECKPOINT_TOPIC".split()
+)
+"""Source: TopicValidator."""
+
 _LEGAL = re.compile(r"[%|a-zA-Z0-9_-]+")
+_LEGAL_NAMESPACE = re.compile(r"[|a-zA-Z0-9_-]+")
 
 
 def retry_topic(group: str) -> str:
@@ -29,6 +39,48 @@ def retry_topic(group: str) -> str:
 def dlq_topic(group: str) -> str:
     """Topic in which a group's messages end that failed too often."""
     return DLQ_GROUP_TOPIC_PREFIX + group
+
+
+def wrap_namespace(namespace: str | None, resource: str) -> str:
+    """The name by which brokers know a topic or group of a namespace: ``ns%topic``, ``%RETRY%ns%group``.
+
+    Names of the system, and names that are in the namespace already, stay as they are. Source: NamespaceUtil.
+    """
+    if not namespace or not resource or _is_system_resource(resource) or is_in_namespace(namespace, resource):
+        return resource
+    prefix, rest = _split_prefix(resource)
+    return f"{prefix}{namespace}{NAMESPACE_SEPARATOR}{rest}"
+
+
+def without_namespace(namespace: str | None, resource: str) -> str:
+    """Undo ``wrap_namespace``; names that are not in the namespace stay as they are. Source: NamespaceUtil."""
+    if not namespace or not is_in_namespace(namespace, resource):
+        return resource
+    prefix, rest = _split_prefix(resource)
+    return prefix + rest[len(namespace) + len(NAMESPACE_SEPARATOR) :]
+
+
+def is_in_namespace(namespace: str, resource: str) -> bool:
+    """Whether the name of a topic or group says that it belongs to a namespace."""
+    return not _is_system_resource(resource) and _split_prefix(resource)[1].startswith(namespace + NAMESPACE_SEPARATOR)
+
+
+def _split_prefix(resource: str) -> tuple[str, str]:
+    for prefix in (RETRY_GROUP_TOPIC_PREFIX, DLQ_GROUP_TOPIC_PREFIX):
+        if resource.startswith(prefix):
+            return prefix, resource[len(prefix) :]
+    return "", resource
+
+
+def _is_system_resource(resource: str) -> bool:
+    return resource in SYSTEM_TOPICS or resource.startswith((SYSTEM_TOPIC_PREFIX, SYSTEM_CONSUMER_GROUP_PREFIX))
+
+
+def check_namespace(namespace: str) -> None:
+    """Refuse an illegal namespace with ``ConfigError``: ``%`` ends it in the names of its topics."""
+    _check_text("a namespace", namespace)
+    if not _LEGAL_NAMESPACE.fullmatch(namespace):
+        raise ConfigError(f"the namespace [{namespace}] contains illegal characters, allowing only |a-zA-Z0-9_-")
 
 
 def check_group(group: str) -> None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import ConnectError, ProtocolError, RequestTimeoutError, RocketMQError
-from rocketmq_py.remoting.frame import FrameReader, RemotingCommand
+from rocketmq_py.remoting.frame import RESTING_BYTES, FrameReader, RemotingCommand
+from rocketmq_py.remoting.tls import TlsSession
 from rocketmq_py.runtime import Mutex, Runtime, Thread
 
 OUTBOX_MAX_BYTES = 64 * 1024 * 1024
@@ -53,21 +54,27 @@ class PendingCall:
 class Connection:
     """Requests in flight by opaque, and bytes on their way out.
 
-    Lock: ``_lock`` guards the outbox, the pending calls and ``closed``; only ``socket.send`` is called under it, which
-    never blocks. Callbacks are called without it.
+    Lock: ``_lock`` guards the outbox, the pending calls, the TLS session and ``closed``; only ``socket.send`` is called
+    under it, which never blocks. Callbacks are called without it.
 
     Args:
         address: ``host:port`` as configured, for messages.
         sock: connected.
-
         on_close: called once when the connection has ended.
+        tls: has shaken hands over the socket; None for a connection in plain text.
 
     Attributes:
         heard: whether a command has come; until then the peer may be anything.
     """
 
     def __init__(
-        self, address: str, sock: socket.socket, loop: IoLoop, on_request: ServerRequest, on_close: Callable[[], None]
+        self,
+        address: str,
+        sock: socket.socket,
+        loop: IoLoop,
+        on_request: ServerRequest,
+        on_close: Callable[[], None],
+        tls: TlsSession | None = None,
     ) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -83,6 +90,7 @@ class Connection:
         self._loop = loop
         self._on_request = on_request
         self._reader = FrameReader()
+        self._tls = tls
         self._lock = Mutex()
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
@@ -96,6 +104,15 @@ class Connection:
         return (
             f"<Connection {self.address} {state}, {len(self._pending)} in flight, {self._outbox_bytes} bytes waiting>"
         )
+
+    @property
+    def hint(self) -> str:
+        """What may be wrong with a peer that hangs up; "" once it has said something."""
+        if self.heard:
+            return ""
+        if self._tls is None:
+            return "; it never answered: servers that want TLS hang up like that (use_tls)"
+        return "; it never answered: does it want a certificate of the client?"
 
     def call(self, opaque: int, frame: bytes, call: PendingCall) -> None:
         """Send a request and await its answer.
@@ -147,16 +164,19 @@ class Connection:
     def _write_whole(self, frame: bytes) -> None:
         if self._outbox_bytes + len(frame) > OUTBOX_MAX_BYTES:
             raise ConnectError(f"{self.address} does not read: {self._outbox_bytes} bytes wait to be sent")
+        self._send_or_keep(frame if self._tls is None else self._tls.encrypt(frame))
+
+    def _send_or_keep(self, data: bytes) -> None:
         if not self._outbox:
             try:
-                sent = self.socket.send(frame)
+                sent = self.socket.send(data)
             except BlockingIOError:
                 sent = 0
-            if sent == len(frame):
+            if sent == len(data):
                 return
-            frame = frame[sent:]
-        self._outbox.append(frame)
-        self._outbox_bytes += len(frame)
+            data = data[sent:]
+        self._outbox.append(data)
+        self._outbox_bytes += len(data)
         self._loop.want_write(self)
 
     # What follows is called on the I/O thread only.
@@ -183,13 +203,34 @@ class Connection:
         Raises:
             OSError: the connection broke; EOFError: the peer closed it; ProtocolError: the peer sent nonsense.
         """
-        reader = self._reader
+        if self._tls is not None:
+            self._read_secured(self._tls)
+            return
         try:
-            count = self.socket.recv_into(reader.get_buffer())
+            count = self.socket.recv_into(self._reader.get_buffer())
         except BlockingIOError:
             return
         if count == 0:
             raise EOFError("closed by the peer")
+        self._received(count)
+
+    def _read_secured(self, tls: TlsSession) -> None:
+        # Decrypted to the end whether or not anything arrived now: the first bytes may have come with the handshake.
+        with contextlib.suppress(BlockingIOError):
+            data = self.socket.recv(RESTING_BYTES)
+            with self._lock:
+                tls.feed(data)
+        while True:
+            with self._lock:
+                count = tls.read_into(self._reader.get_buffer())
+                if answer := tls.outgoing():
+                    self._send_or_keep(answer)
+            if count == 0:
+                return
+            self._received(count)
+
+    def _received(self, count: int) -> None:
+        reader = self._reader
         reader.received(count)
         self._time_outs_in_silence = 0
         while (command := reader.next_frame()) is not None:
@@ -336,6 +377,8 @@ class IoLoop:
         for connection in added:
             with contextlib.suppress(ValueError, KeyError):
                 self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+                if not self._stopped:
+                    self._serve(connection, selectors.EVENT_READ)  # what came with the TLS handshake: no event tells
         for connection in writers:
             with contextlib.suppress(ValueError, KeyError):
                 self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
@@ -351,7 +394,7 @@ class IoLoop:
             self._close(connection, str(error))
         except (OSError, EOFError) as error:
             _log.info("connection to %s ended: %s", connection.address, error)
-            self._close(connection, str(error))
+            self._close(connection, f"{error}{connection.hint}")
         except Exception:  # noqa: BLE001 - border: one connection's fault must not stop the others
             _log.exception("connection to %s failed", connection.address)
             self._close(connection, "internal error, see the log")

@@ -34,8 +34,11 @@ _LANGUAGE_NUMBERS = {name: number for number, name in enumerate(LANGUAGES)}
 _OWN_LANGUAGE = "PYTHON"
 _UNKNOWN_LANGUAGE = "OTHER"
 
+_CREDENTIALS = frozenset({"SecurityToken", "Signature"})
+"""Fields that no log shows."""
+
 _RESPONSE_FLAG = 1
-_ONEWAY_FLAG = 2
+ONEWAY_FLAG = 2
 
 _BINARY_CODE_MAX = 32_767
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
@@ -44,6 +47,7 @@ RESTING_BYTES = 256 * 1024
 """Several replies to pulls arrive in one read."""
 
 _HTTP = int.from_bytes(b"HTTP", "big")  # how an HTTP server's answer begins
+_TLS = (0x1503, 0x1603)  # how records of TLS begin: an alert, a handshake
 _LENGTHS = struct.Struct(">II")  # of the frame; the header's kind and length in one integer
 _BINARY_HEAD = struct.Struct(">hBhii")  # code, language, version, opaque, flag
 _SHORT = struct.Struct(">H")
@@ -116,13 +120,14 @@ class RemotingCommand:
     @property
     def is_oneway(self) -> bool:
         """Whether nobody awaits an answer."""
-        return bool(self.flag & _ONEWAY_FLAG)
+        return bool(self.flag & ONEWAY_FLAG)
 
     def __repr__(self) -> str:
         kind = "response" if self.is_response else "oneway request" if self.is_oneway else "request"
+        shown = {name: "***" if name in _CREDENTIALS else value for name, value in self.ext_fields.items()}
         return (
             f"<RemotingCommand {kind} code={self.code} opaque={self.opaque} remark={self.remark!r:.200} "
-            f"ext_fields={self.ext_fields!r:.500} body={len(self.body)} bytes, {self.language} version {self.version}>"
+            f"ext_fields={shown!r:.500} body={len(self.body)} bytes, {self.language} version {self.version}>"
         )
 
 
@@ -139,7 +144,7 @@ def encode_request(
     Raises:
         ConfigError: it is larger than a frame may be.
     """
-    return _json_frame(code, opaque, _ONEWAY_FLAG if oneway else 0, ext_fields, body, remark)
+    return _json_frame(code, opaque, ONEWAY_FLAG if oneway else 0, ext_fields, body, remark)
 
 
 def encode(command: RemotingCommand, serialize_type: SerializeType = SerializeType.JSON) -> bytes:
@@ -238,6 +243,8 @@ class FrameReader:
         length = int.from_bytes(self._view[start - 4 : start], "big", signed=True)
         if not 4 <= length <= self._frame_max_bytes - 4:
             hint = "; it speaks HTTP: is it another service?" if length == _HTTP else ""
+            if length >> 16 in _TLS:
+                hint = "; these are bytes of TLS: must the client's use_tls be set, or not?"
             raise ProtocolError(
                 f"a frame of {length} bytes is announced; possible are 4 to {self._frame_max_bytes - 4}{hint}"
             )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import logging
 import socket
-from collections.abc import Callable, Mapping
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rocketmq_py.errors import BrokerError, ConnectError, IllegalStateError, RequestTimeoutError, RocketMQError
 from rocketmq_py.model.codes import RequestCode, ResponseCode
 from rocketmq_py.model.config import split_address
 from rocketmq_py.remoting.connection import Connection, IoLoop, PendingCall
-from rocketmq_py.remoting.frame import RemotingCommand, encode, encode_request
+from rocketmq_py.remoting.frame import ONEWAY_FLAG, RemotingCommand, encode, encode_request
+from rocketmq_py.remoting.rpc_hook import RPCHook, RpcHooks
+from rocketmq_py.remoting.tls import TlsSession, handshake_error
 from rocketmq_py.runtime import Mutex, Runtime, WorkerPool
 
 CONNECT_TIMEOUT_MS = 3_000
@@ -56,11 +59,21 @@ class RemotingClient:
     Args:
         on_request: called on the I/O thread for requests that a server makes; must not block. Returns whether it knew
             the code: of those it did not, the ones that want an answer get REQUEST_CODE_NOT_SUPPORTED.
+        hooks: called around every request; the one that signs is the last.
+        tls: secures every connection; None: plain text.
     """
 
-    def __init__(self, runtime: Runtime, on_request: OnRequest) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        on_request: OnRequest,
+        hooks: Sequence[RPCHook] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._runtime = runtime
         self._on_request = on_request
+        self._hooks = RpcHooks(hooks) if hooks else None
+        self._tls = tls
         self._clock = runtime.clock
         # Negative: a proxy answers some errors under small positive numbers of its own, which must match none of ours.
         self._opaques = itertools.count(_FIRST_OPAQUE)
@@ -81,6 +94,7 @@ class RemotingClient:
             ConnectError: no connection could be made or it broke.
             RequestTimeoutError: no answer within ``timeout_ms``, connecting included.
             IllegalStateError: called on the I/O thread, or after shutdown.
+            ClientError: an RPC hook failed; nothing was sent.
         """
         if self._loop.is_current_thread():
             raise IllegalStateError("the I/O thread must not wait for an answer: that would stop all answers")
@@ -95,7 +109,7 @@ class RemotingClient:
             answered.set()
 
         opaque = self._next_opaque()
-        frame = encode_request(request.code, opaque, request.ext_fields, request.body, remark=request.remark)
+        frame, hooked = self._encode(address, request, opaque)
         sent_ms = self._clock.monotonic_ms()
         if sent_ms >= deadline_ms:
             raise RequestTimeoutError(f"{what}: no time was left of {timeout_ms} ms to ask {address}")
@@ -107,6 +121,7 @@ class RemotingClient:
             raise RequestTimeoutError(f"{what}: {address} did not answer within {timeout_ms} ms")
         if isinstance(result, Exception):
             raise result
+        self._tell_hooks(address, hooked, result)
         return result
 
     def invoke_ok(self, address: str, request: Request, timeout_ms: int, doing: str) -> RemotingCommand:
@@ -126,8 +141,18 @@ class RemotingClient:
         A ``RocketMQError`` raised by ``on_reply`` goes to ``on_error``.
         """
         opaque = self._next_opaque()
-        frame = encode_request(request.code, opaque, request.ext_fields, request.body, remark=request.remark)
-        call = PendingCall(on_reply, on_error, self._clock.monotonic_ms() + timeout_ms)
+        try:
+            frame, hooked = self._encode(lane[0], request, opaque)
+        except RocketMQError as error:
+            not_sent = error
+            self.run_later(lambda: on_error(not_sent))
+            return
+
+        def reply(command: RemotingCommand) -> None:
+            self._tell_hooks(lane[0], hooked, command)
+            on_reply(command)
+
+        call = PendingCall(on_reply if hooked is None else reply, on_error, self._clock.monotonic_ms() + timeout_ms)
 
         def send(connection: Connection | RocketMQError) -> None:
             try:
@@ -152,13 +177,25 @@ class RemotingClient:
 
         Raises:
             ConnectError: no connection could be made, or it broke before the bytes were handed to the system.
+            ClientError: an RPC hook failed; nothing was sent.
         """
         connection = self._wait_for_connection((address, CONTROL_LANE), timeout_ms, f"request {request.code.name}")
-        connection.send(
-            encode_request(
-                request.code, self._next_opaque(), request.ext_fields, request.body, oneway=True, remark=request.remark
-            )
-        )
+        connection.send(self._encode(address, request, self._next_opaque(), oneway=True)[0])
+
+    def _encode(
+        self, address: str, request: Request, opaque: int, oneway: bool = False
+    ) -> tuple[bytes, RemotingCommand | None]:
+        """The frame of a request, and the request as the hooks saw it, if there are any."""
+        if self._hooks is None:
+            frame = encode_request(request.code, opaque, request.ext_fields, request.body, oneway, request.remark)
+            return frame, None
+        flag = ONEWAY_FLAG if oneway else 0
+        command = RemotingCommand(request.code, opaque, flag, request.remark, dict(request.ext_fields), request.body)
+        return self._hooks.before(address, command), command
+
+    def _tell_hooks(self, address: str, hooked: RemotingCommand | None, response: RemotingCommand) -> None:
+        if self._hooks is not None and hooked is not None:
+            self._hooks.after(address, hooked, response)
 
     def connection(self, address: str) -> Connection | None:
         """The control connection to an address, if there is one now."""
@@ -265,15 +302,18 @@ class RemotingClient:
         address = lane[0]
         sock: socket.socket | None = None
         made: list[Connection] = []
+        deadline_ms = self._clock.monotonic_ms() + CONNECT_TIMEOUT_MS
         try:
-            sock = socket.create_connection(split_address(address), CONNECT_TIMEOUT_MS / 1000)
-            if sock.getsockname() == sock.getpeername():
-                # Linux does this on loopback where nobody listens; the server could never bind its port again.
-                raise ConnectionRefusedError("the socket connected to itself")
-            connection = Connection(address, sock, self._loop, self._requested, lambda: self._ended(lane, made))
-        except (OSError, ValueError, OverflowError) as error:
+            host, port = split_address(address)
+            sock = socket.create_connection((host, port), CONNECT_TIMEOUT_MS / 1000)
+            _refuse_itself(sock)
+            tls = None if self._tls is None else self._secured(self._tls, address, sock, host, deadline_ms)
+            connection = Connection(address, sock, self._loop, self._requested, lambda: self._ended(lane, made), tls)
+        except (OSError, ValueError, OverflowError, ConnectError) as error:
             if sock is not None:
                 sock.close()
+            if isinstance(error, ConnectError):
+                raise
             raise ConnectError(f"cannot connect to {address}: {error}; is the server running there?") from error
         with self._lock:
             made.append(connection)
@@ -283,6 +323,16 @@ class RemotingClient:
         if connection.closed:  # perhaps before it was in the table
             self._ended(lane, made)
         return connection
+
+    def _secured(
+        self, context: ssl.SSLContext, address: str, sock: socket.socket, host: str, deadline_ms: int
+    ) -> TlsSession:
+        try:
+            tls = TlsSession(context, host)
+            tls.handshake(sock, self._clock, deadline_ms)
+        except (OSError, ValueError) as error:
+            raise handshake_error(address, error) from error
+        return tls
 
     def _ended(self, lane: Lane, made: list[Connection]) -> None:
         """Take a connection out of the table, once; the lane may have another one by now."""
@@ -315,3 +365,9 @@ class RemotingClient:
             command.opaque, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, f"request type {command.code} not supported"
         )
         connection.send(encode(answer))
+
+
+def _refuse_itself(sock: socket.socket) -> None:
+    """Linux lets a socket connect to itself on loopback where nobody listens; the server could never bind its port."""
+    if sock.getsockname() == sock.getpeername():
+        raise ConnectionRefusedError("the socket connected to itself")
