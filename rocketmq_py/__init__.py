@@ -15,7 +15,7 @@ from rocketmq_py.consumer.allocate import (
     AllocateMessageQueueStrategy,
     MachineRoomResolver,
 )
-from rocketmq_py.consumer.hooks import ConsumeMessageHook
+from rocketmq_py.consumer.hooks import ConsumeMessageHook, FilterMessageContext, FilterMessageHook
 from rocketmq_py.errors import (
     BrokerError,
     ClientError,
@@ -46,8 +46,11 @@ from rocketmq_py.model.results import (
     TransactionSendResult,
 )
 from rocketmq_py.model.send_callback import RequestCallback, SendCallback
+from rocketmq_py.model.subscription import MessageSelector
 from rocketmq_py.producer import DefaultMQProducer
 from rocketmq_py.push_consumer import DefaultMQPushConsumer, ServiceState
+from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.rpc_hook import RPCHook
 from rocketmq_py.request_reply import create_reply_message
 from rocketmq_py.transaction_producer import TransactionListener, TransactionMQProducer
 
@@ -74,6 +77,8 @@ __all__ = [
     "DefaultMQProducer",
     "DefaultMQPushConsumer",
     "EndTransactionHook",
+    "FilterMessageContext",
+    "FilterMessageHook",
     "IllegalStateError",
     "LocalTransactionState",
     "MachineRoomResolver",
@@ -83,8 +88,11 @@ __all__ = [
     "MessageListenerOrderly",
     "MessageModel",
     "MessageQueue",
+    "MessageSelector",
     "MissingExtraError",
     "ProtocolError",
+    "RPCHook",
+    "RemotingCommand",
     "RequestCallback",
     "RequestTimeoutError",
     "RocketMQError",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from rocketmq_py.model.message import MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import ProducerHooks
 from rocketmq_py.model.route import TopicRouteData
+from rocketmq_py.model.subscription import TAG, SubscriptionData
 from rocketmq_py.model.unique_id import local_ip
 from rocketmq_py.operator_requests import OperatedConsumer, OperatorRequests
 from rocketmq_py.rate_limited_log import RateLimitedLog
@@ -119,6 +120,9 @@ class MQClientInstance:
 
     Lock: ``_lock`` guards the registrations; ``_heartbeat_lock`` is held while heartbeats are sent, so that one asked
     for after a change tells of the change.
+
+    Attributes:
+        refusal: why the last heartbeats were refused for want of permission, if no broker heard one.
     """
 
     def __init__(self, client_id: str, config: ClientConfig, runtime: Runtime) -> None:
@@ -138,6 +142,7 @@ class MQClientInstance:
         self._producers: dict[str, _Producer] = {}
         self._heartbeat_lock = runtime.lock()
         self._heartbeat_soon = False
+        self.refusal: BrokerError | None = None
         self._looks = 0
         self.routes = RouteTable()
         self.processor = ClientRemotingProcessor(runtime)
@@ -381,13 +386,32 @@ class MQClientInstance:
             return False
         body = bodies.encode_heartbeat(self._client_id, producers, [consumer.heartbeat() for consumer in consumers])
         heard = False
+        refusal: BrokerError | None = None
         for address in self.routes.broker_addresses(masters_only=not consumers):
             try:
                 self.broker.heartbeat(address, body)
                 heard = True
             except RocketMQError as error:
+                if isinstance(error, BrokerError) and error.code == ResponseCode.NO_PERMISSION:
+                    refusal = error
                 self._warnings.warning(("heartbeat", address), "heartbeat to %s failed: %s", address, error)
+        self.refusal = None if heard else refusal
         return heard
+
+    def check_client_in_broker(self, group: str, subscriptions: Iterable[SubscriptionData]) -> None:
+        """Ask a broker of each topic whether it takes the expression, unless it consists of tags.
+
+        Raises:
+            BrokerError: it does not. TransportError: it could not be asked.
+
+        Behaviour: FI-03. Source: MQClientInstance.checkClientInBroker, for all groups of the client there.
+        """
+        for subscription in subscriptions:
+            if subscription.expression_type == TAG:
+                continue
+            address = self.routes.random_broker_of(subscription.topic)
+            if address is not None:
+                self.broker.check_client_config(address, self._client_id, group, subscription)
 
     def send_heartbeat_soon(self) -> None:
         """See ``consumer.ports.Group.send_heartbeat_soon``."""

@@ -66,12 +66,12 @@ class DefaultMQProducer(ProducerConfig):
     Source: DefaultMQProducer, DefaultMQProducerImpl.
     """
 
-    __slots__ = ("_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "group")
+    __slots__ = ("_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "_wire_group", "group")
 
     def __init__(self, producer_group: str, **settings: Any) -> None:
         check_names(ProducerConfig, settings)
         super().__init__(**settings)
-        self.group = producer_group
+        self.group = self._wire_group = producer_group
         self._runtime: Runtime = ThreadRuntime()
         self._hooks = ProducerHooks()
         self._lock = Mutex()  # guards the three below, and the registration of hooks
@@ -89,14 +89,15 @@ class DefaultMQProducer(ProducerConfig):
         """
         if self._forked():
             raise IllegalStateError(FORKED.format("producer"))
-        self.check_producer(self.group)
+        self._wire_group = self.with_namespace(self.group)  # as brokers know it
+        self.check_producer(self._wire_group)
         compress(b"probe", self.compress_type.value, self.compress_level)  # a missing library shows now
         with self._lock:
             if self._running is not None or self._closed:
                 raise IllegalStateError("a producer is started once: make a new one")
             client = process_clients.acquire(self)
-            if client.register_producer(self.group, self._transaction_check()):
-                self._running = running = _Running(client, self.group, self, self._hooks, self._runtime)
+            if client.register_producer(self._wire_group, self._transaction_check()):
+                self._running = running = _Running(client, self._wire_group, self, self._hooks, self._runtime)
             else:
                 running = None
         if running is None:
@@ -110,7 +111,7 @@ class DefaultMQProducer(ProducerConfig):
     def _fetch_routes(self, running: _Running) -> None:
         """Source: initTopicRoute, and the heartbeat at the end of start."""
         for topic in self.topics:
-            running.client.note_published_topic(self.group, topic)
+            self._note_published(running, topic)
             try:
                 running.sender.publish_queues(topic)
             except RocketMQError as error:
@@ -131,7 +132,7 @@ class DefaultMQProducer(ProducerConfig):
         if running is not None:
             running.client.request_futures.fail(self, IllegalStateError("the producer was shut down"))
             running.shutdown()
-            running.client.unregister_producer(self.group)
+            running.client.unregister_producer(self._wire_group)
             process_clients.release(running.client)
 
     def send(
@@ -384,6 +385,9 @@ class DefaultMQProducer(ProducerConfig):
         running = self._running
         return running is not None and running.client.forked
 
+    def _note_published(self, running: _Running, topic: str) -> None:
+        running.client.note_published_topic(self._wire_group, self.with_namespace(topic))
+
     def _transaction_check(self) -> TransactionCheck | None:
         """Who answers a broker's questions about transactions: nobody here."""
         return None
@@ -402,7 +406,7 @@ class DefaultMQProducer(ProducerConfig):
             outgoing = outgoing_single(message, self.max_message_size)
         else:
             outgoing = outgoing_batch(message, self.max_message_size, self._runtime.clock)
-        running.client.note_published_topic(self.group, outgoing.topic)
+        self._note_published(running, outgoing.topic)
         if selector is None:
             return outgoing, lambda: None
         if not isinstance(message, Message):

@@ -13,7 +13,7 @@ from rocketmq_py.client_instance import FORKED, MQClientInstance, process_client
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
 from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageOrderlyService
-from rocketmq_py.consumer.hooks import ConsumeMessageHook
+from rocketmq_py.consumer.hooks import ConsumeMessageHook, FilterMessageHook
 from rocketmq_py.consumer.local_file_offset_store import LocalFileOffsetStore
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
 from rocketmq_py.consumer.offset_file import OffsetFile, offset_file_path
@@ -32,7 +32,13 @@ from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListe
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.running_info import ConsumeMessageDirectlyResult, ConsumerRunningInfo
-from rocketmq_py.model.subscription import SUB_ALL, SubscriptionData, build_subscription_data
+from rocketmq_py.model.subscription import (
+    SUB_ALL,
+    MessageSelector,
+    SubscriptionData,
+    build_selected,
+    build_subscription_data,
+)
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.bodies import ConsumerData
 from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime, thread_stacks
@@ -89,6 +95,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
 
     __slots__ = (
         "_counters",
+        "_filter_hooks",
         "_hooks",
         "_listener",
         "_lock",
@@ -112,30 +119,35 @@ class DefaultMQPushConsumer(ConsumerConfig):
         self._listener: MessageListenerConcurrently | MessageListenerOrderly | None = None
         self._subscriptions: dict[str, SubscriptionData] = {}
         self._hooks: list[ConsumeMessageHook] = []
+        self._filter_hooks: list[FilterMessageHook] = []
         self._counters = ConsumerCounters()
         self._parts: _Parts | None = None
         self._shutdown_asked = False
 
-    def subscribe(self, topic: str, expression: str | None = SUB_ALL) -> None:
+    def subscribe(self, topic: str, expression: str | MessageSelector | None = SUB_ALL) -> None:
         """Consume a topic, or change the expression; also while running.
 
         Args:
             topic: its name.
-            expression: ``*`` or None for everything, else tags separated by ``||``.
+            expression: ``*`` or None for everything, tags separated by ``||``, or a ``MessageSelector``.
 
-        A part of the expression that looks like another operator (``A && B``) is logged as a warning.
+        A part of a tag expression that looks like another operator (``A && B``) is logged as a warning. Whether a
+        broker takes an SQL expression is asked at ``start``; while running a refusal is only in the log.
 
         Raises:
             ConfigError: the name or the expression is not legal.
         """
         self._check_not_forked()
         names.check_topic(topic)
-        subscription = build_subscription_data(topic, expression, self._runtime.clock.wall_ms())
+        topic = self.with_namespace(topic)
+        if not isinstance(expression, MessageSelector):
+            expression = MessageSelector.by_tag(expression)
+        subscription = build_selected(topic, expression, self._runtime.clock.wall_ms())
         for tag in subscription.tags_set:
             if _NO_OPERATORS.search(tag):
                 _log.warning(
                     "group %s: the expression %r of topic %s is taken as a tag %r: only || joins tags",
-                    self.group, expression, topic, tag,
+                    self.group, expression.expression, topic, tag,
                 )  # fmt: skip
         with self._lock:
             self._subscriptions[topic] = subscription
@@ -147,6 +159,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
     def unsubscribe(self, topic: str) -> None:
         """Stop consuming a topic; also while running. Its queues are given up at the next rebalance, at once."""
         self._check_not_forked()
+        topic = self.with_namespace(topic)
         with self._lock:
             self._subscriptions.pop(topic, None)
             parts = self._parts
@@ -178,6 +191,16 @@ class DefaultMQPushConsumer(ConsumerConfig):
                 raise ConfigError(f"a ConsumeMessageHook needs a method {method}, {hook!r} has none")
         self._hooks.append(hook)
 
+    def register_filter_message_hook(self, hook: FilterMessageHook) -> None:
+        """Have a hook leave messages out before the listener gets them; also while running.
+
+        Raises:
+            ConfigError: it lacks its method.
+        """
+        if not callable(getattr(hook, "filter_message", None)):
+            raise ConfigError(f"a FilterMessageHook needs a method filter_message, {hook!r} has none")
+        self._filter_hooks.append(hook)
+
     @property
     def state(self) -> ServiceState:
         """Where in its life the consumer is."""
@@ -204,6 +227,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         Raises:
             ConfigError: a setting is out of range, no listener, no subscription, no name server.
             IllegalStateError: started before; or the group has a consumer in this client already.
+            BrokerError: every broker refuses this client for want of permission, or one refuses an expression.
             RocketMQError: no name server could be reached. ``start`` can be tried again.
 
         Source: DefaultMQPushConsumerImpl.start.
@@ -318,7 +342,11 @@ class DefaultMQPushConsumer(ConsumerConfig):
             raise IllegalStateError(FORKED.format("consumer"))
 
     def _check(self) -> None:
-        self.check_consumer(self.group)
+        self.check_consumer(self.with_namespace(self.group))
+        if self.namespace:
+            outside = [topic for topic in self._subscriptions if self.with_namespace(topic) != topic]
+            if outside:
+                raise ConfigError(f"set namespace before subscribe(): {', '.join(outside)} was subscribed without it")
         if not self._subscriptions:
             raise ConfigError("nothing is subscribed: call subscribe(topic) before start()")
         if self._listener is None:
@@ -354,7 +382,7 @@ class _Parts:
         listener: MessageListenerConcurrently | MessageListenerOrderly,
         subscriptions: Sequence[SubscriptionData],
     ) -> None:
-        runtime, config, group = consumer._runtime, consumer, consumer.group
+        runtime, config, group = consumer._runtime, consumer, consumer.with_namespace(consumer.group)
         self._config = config
         self._group = group
         orderly = isinstance(listener, MessageListenerOrderly)
@@ -375,7 +403,11 @@ class _Parts:
             orderly=orderly,
         )
         send_back = SendMessageBack(
-            group, config.effective_max_reconsume_times(orderly), broker, RateLimitedLog(runtime.clock, _log)
+            group,
+            config.effective_max_reconsume_times(orderly),
+            broker,
+            RateLimitedLog(runtime.clock, _log),
+            config.namespace,
         )
         consume = check_listener(listener)
         stats = shared.consumer_stats.group(group)
@@ -422,6 +454,7 @@ class _Parts:
             offset_illegal=self._reset_to,
             orderly=orderly,
             first_locked_offset=self.rebalance.compute_pull_from_where if self.rebalance.locks is not None else None,
+            filter_hooks=consumer._filter_hooks,
         )
         self._offset_reset = OffsetReset(
             group=group,
@@ -476,10 +509,12 @@ class _Parts:
                     "group %s: topic %s does not exist (yet); it is looked for every %s ms",
                     self._group, topic, self._config.poll_name_server_interval,
                 )  # fmt: skip
+        self.client.check_client_in_broker(self._group, self.subscriptions)
         self._start_trace()
         self._consume_service.start()
         self.puller.running = True
-        self.client.send_heartbeat_to_all_brokers()
+        if not self.client.send_heartbeat_to_all_brokers() and (refusal := self.client.refusal) is not None:
+            raise refusal
         self.joined = True
         self.client.rebalance_immediately()
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import ConfigError, ProtocolError, RequestTimeoutError, RocketMQError, TooManyRequestsError
+from rocketmq_py.model import names
 from rocketmq_py.model.codes import MessageSysFlag
 from rocketmq_py.model.config import split_address
 from rocketmq_py.model.message import Message, MessageConst, MessageExt, parse_properties
@@ -185,7 +186,7 @@ def create_reply_message(request_message: Message | MessageExt, body: bytes) -> 
         )
     if copied[MessageConst.CORRELATION_ID] is None or copied[MessageConst.MESSAGE_REPLY_TO_CLIENT] is None:
         raise ConfigError("the message is no request: it was not sent by DefaultMQProducer.request")
-    reply = Message(f"{cluster}_REPLY_TOPIC", body)
+    reply = Message(cluster + names.REPLY_TOPIC_POSTFIX, body)
     reply.properties[MessageConst.MESSAGE_TYPE] = REPLY_MESSAGE_FLAG
     reply.properties.update({name: value for name, value in copied.items() if value is not None})
     return reply

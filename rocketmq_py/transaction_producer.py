@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from rocketmq_py.client_instance import TransactionCheck
 from rocketmq_py.errors import ConfigError, ConnectError, RocketMQError
+from rocketmq_py.model import names
 from rocketmq_py.model.codes import MessageSysFlag
 from rocketmq_py.model.config import INT_MAX, check_range
 from rocketmq_py.model.message import Message, MessageConst, MessageExt
@@ -160,8 +161,8 @@ class TransactionMQProducer(DefaultMQProducer):
         outgoing = outgoing_single(message, self.max_message_size)
         outgoing.properties.pop(MessageConst.DELAY_TIME_LEVEL, None)
         outgoing.properties[MessageConst.TRANSACTION_PREPARED] = "true"
-        outgoing.properties[MessageConst.PRODUCER_GROUP] = self.group
-        running.client.note_published_topic(self.group, message.topic)
+        outgoing.properties[MessageConst.PRODUCER_GROUP] = self._wire_group
+        self._note_published(running, message.topic)
         self._announce(running, message.topic)
         sent = running.sender.send(outgoing, self.send_msg_timeout, retries=self.retry_times_when_send_failed)
         state, remark = LocalTransactionState.ROLLBACK_MESSAGE, None
@@ -189,7 +190,7 @@ class TransactionMQProducer(DefaultMQProducer):
             address = broker.address if broker is not None else None
             self._run_hooks(message, address, sent.msg_id, sent.transaction_id, state, from_check=False)
             fields = {
-                "topic": message.topic,
+                "topic": self.with_namespace(message.topic),
                 "commitLogOffset": str(decode_message_id(sent.offset_msg_id or sent.msg_id)[2]),
                 "tranStateTableOffset": str(sent.queue_offset),
                 "fromTransactionCheck": "false",
@@ -210,7 +211,7 @@ class TransactionMQProducer(DefaultMQProducer):
     ) -> None:  # fmt: skip
         if address is None:
             raise ConnectError(f"broker {fields['bname']} has no master now")
-        fields = {**fields, "producerGroup": self.group, "commitOrRollback": str(_COMMIT_OR_ROLLBACK[state])}
+        fields = {**fields, "producerGroup": self._wire_group, "commitOrRollback": str(_COMMIT_OR_ROLLBACK[state])}
         known = {name: value for name, value in fields.items() if value is not None}
         short = remark[:REMARK_MAX_LENGTH] if remark is not None else None
         self._started().client.broker.end_transaction(address, known, short, timeout_ms)
@@ -253,6 +254,7 @@ class TransactionMQProducer(DefaultMQProducer):
             )  # fmt: skip
             return
         state, remark = LocalTransactionState.UNKNOW, None
+        msg._topic = names.without_namespace(self.namespace, msg.topic)
         try:
             state = self._state(listener.check_local_transaction(msg), msg.msg_id)
         except Exception as error:  # noqa: BLE001 - border: the listener is the user's code

@@ -1,4 +1,7 @@
-"""Places where others may look on. Source: ConsumeMessageHook, ConsumeMessageContext."""
+"""Places where others may look on, or leave messages out.
+
+Source: ConsumeMessageHook, ConsumeMessageContext, FilterMessageHook, FilterMessageContext.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import Messages
 
@@ -25,6 +29,8 @@ class ConsumeMessageContext:
         success: whether it was CONSUME_SUCCESS.
         props: "after" finds how the call ended here.
         mq_trace_context: free for the hook between before and after.
+        namespace: the consumer's, or None; the names in ``consumer_group`` and ``mq`` are in it, those in ``msg_list``
+            are without it.
     """
 
     consumer_group: str
@@ -34,6 +40,7 @@ class ConsumeMessageContext:
     status: str | None = None
     props: dict[str, str] = field(default_factory=dict)
     mq_trace_context: object = None
+    namespace: str | None = None
 
 
 class ConsumeMessageHook(Protocol):
@@ -50,6 +57,51 @@ class ConsumeMessageHook(Protocol):
     def consume_message_after(self, context: ConsumeMessageContext) -> None:
         """After it answered or raised."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class FilterMessageContext:
+    """What a filter hook is told about one pull.
+
+    Attributes:
+        msg_list: the messages that the tag filter let through; a hook takes out what is not wanted.
+        unit_mode: the consumer's setting.
+    """
+
+    consumer_group: str
+    mq: MessageQueue
+    msg_list: list[MessageExt]
+    unit_mode: bool = False
+
+
+class FilterMessageHook(Protocol):
+    """Leaves messages out before they come into the window: they count as consumed, and no listener sees them.
+
+    Called with every pull that brought messages, mostly on the I/O thread: it must not block. Its errors are logged;
+    what it took out before stays out.
+    """
+
+    def hook_name(self) -> str:
+        """Name for the log."""
+        ...
+
+    def filter_message(self, context: FilterMessageContext) -> None:
+        """Take messages out of ``context.msg_list``."""
+        ...
+
+
+def run_filter(
+    hooks: Sequence[FilterMessageHook], group: str, mq: MessageQueue, msgs: Sequence[MessageExt], unit_mode: bool
+) -> list[MessageExt]:
+    """The messages that every hook leaves in, in their order; what a hook adds is not taken. Behaviour: FI-06."""
+    context = FilterMessageContext(group, mq, list(msgs), unit_mode)
+    for hook in hooks:
+        try:
+            hook.filter_message(context)
+        except Exception:  # noqa: BLE001 - border: a hook is the user's code
+            _log.warning("filter message hook %r failed", hook, exc_info=True)
+    left = {id(msg) for msg in context.msg_list}
+    return [msg for msg in msgs if id(msg) in left]
 
 
 def run_before(hooks: Sequence[ConsumeMessageHook], context: ConsumeMessageContext) -> None:

@@ -85,6 +85,7 @@ class ListenerCaller(Generic[ContextT, StatusT]):
         self._counters = counters
         self._now_ms = runtime.clock.monotonic_ms
         self._consume_timeout_ms = config.consume_timeout * _MINUTE_MS
+        self._namespace = config.namespace
         self._retry_topic = names.retry_topic(group)
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._listener_errors = RateLimitedLog(runtime.clock, _log, interval_ms=1_000)
@@ -95,12 +96,12 @@ class ListenerCaller(Generic[ContextT, StatusT]):
         Returns:
             Its status; None when it raised or answered anything else. Hot: once per message at batch size 1.
         """
-        if mq.topic == self._retry_topic:
+        if self._namespace or mq.topic == self._retry_topic:
             self._restore_topics(msgs)
         hook_context = None
         begin = 0
         if self._hooks:
-            hook_context = ConsumeMessageContext(self._group, tuple(msgs), mq)
+            hook_context = ConsumeMessageContext(self._group, tuple(msgs), mq, namespace=self._namespace)
             run_before(self._hooks, hook_context)
             begin = self._now_ms()
         answer: object = None
@@ -139,11 +140,15 @@ class ListenerCaller(Generic[ContextT, StatusT]):
         return DirectOutcome(result, remark, self._now_ms() - begin_ms)
 
     def _restore_topics(self, msgs: Sequence[MessageExt]) -> None:
-        """Show retried messages under their original topic. Source: resetRetryAndNamespace, resetRetryTopic."""
+        """Show retried messages under their original topic, and topics without the namespace.
+
+        Source: resetRetryAndNamespace, resetRetryTopic.
+        """
         for msg in msgs:
-            original = msg.get_property(MessageConst.RETRY_TOPIC)
-            if original is not None and msg.topic == self._retry_topic:
+            if msg.topic == self._retry_topic and (original := msg.get_property(MessageConst.RETRY_TOPIC)) is not None:
                 msg._topic = original
+            if self._namespace:
+                msg._topic = names.without_namespace(self._namespace, msg.topic)
 
     def _report_no_status(self, answer: object, msgs: Sequence[MessageExt], mq: MessageQueue) -> None:
         what = "None"

@@ -7,7 +7,7 @@ here begins the next pull of the queue exactly once, or ends it for good because
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rocketmq_py.consumer.consumer_stats_manager import GroupStats
@@ -17,6 +17,7 @@ from rocketmq_py.consumer.flow_control import (
     PULL_TIME_DELAY_MILLS_WHEN_SUSPEND,
     exceeded_limit,
 )
+from rocketmq_py.consumer.hooks import FilterMessageHook, run_filter
 from rocketmq_py.consumer.offset_store import OffsetStore, ReadOffsetType
 from rocketmq_py.consumer.ports import Broker, Group, PullCall, PullDispatch
 from rocketmq_py.consumer.process_queue import ProcessQueue
@@ -81,6 +82,7 @@ class MessagePuller:
         orderly: whether the listener is an orderly one.
         first_locked_offset: where to begin a queue under the broker's lock, for groups that lock queues; may block and
             raise RocketMQError; called on a thread of its own.
+        filter_hooks: look at what the tag filter let through; the list may grow.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class MessagePuller:
         offset_illegal: Callable[[PullRequest], None],
         orderly: bool = False,
         first_locked_offset: Callable[[MessageQueue], int] | None = None,
+        filter_hooks: Sequence[FilterMessageHook] = (),
     ) -> None:
         self._group = group
         self._config = config
@@ -118,6 +121,7 @@ class MessagePuller:
         self._under_lock = None
         if first_locked_offset is not None:
             self._under_lock = runtime.scheduler("FirstLockedOffset"), first_locked_offset
+        self._filter_hooks = filter_hooks
         self._now_ms = runtime.clock.monotonic_ms
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self.running = False
@@ -253,6 +257,8 @@ class MessagePuller:
         # By the newest subscription: a broker answers a pull that it held by what it knows then, and what is filtered
         # here by an older one would be passed over for good.
         msgs = wanted(result.messages, self._newest_subscription(request.mq.topic) or subscription)
+        if self._filter_hooks:
+            msgs = run_filter(self._filter_hooks, self._group, request.mq, msgs, self._config.unit_mode)
         if not msgs:
             self.pull_message(request)
             return

@@ -5,6 +5,8 @@ Source: DefaultMQPushConsumerImpl.sendMessageBack, sendMessageBackAsNormalMessag
 
 from __future__ import annotations
 
+import copy
+
 from rocketmq_py.consumer.ports import Broker
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model import names
@@ -17,9 +19,22 @@ FIRST_RETRY_DELAY_LEVEL = 3
 
 
 class SendMessageBack:
-    """Sends failed messages of one group back. Called on consume threads and the expiry sweep; blocks up to 5 s."""
+    """Sends failed messages of one group back. Called on consume threads and the expiry sweep; blocks up to 5 s.
 
-    def __init__(self, group: str, max_reconsume_times: int, broker: Broker, warnings: RateLimitedLog) -> None:
+    Args:
+        group: with its namespace.
+        namespace: in which the topics of the messages are, or None.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        max_reconsume_times: int,
+        broker: Broker,
+        warnings: RateLimitedLog,
+        namespace: str | None = None,
+    ) -> None:
+        self._namespace = namespace
         self._group = group
         self._max_reconsume_times = max_reconsume_times
         self._broker = broker
@@ -37,6 +52,8 @@ class SendMessageBack:
 
         Behaviour: SB-01, SB-02.
         """
+        if self._namespace:
+            msg = _in_namespace(self._namespace, msg)
         try:
             self._broker.send_message_back(
                 self._group, msg, delay_level, self._max_reconsume_times, SEND_BACK_TIMEOUT_MS
@@ -58,7 +75,7 @@ class SendMessageBack:
         # A copy: in Java the message and its substitute share one property map (deviations).
         properties = {name: value for name, value in msg.properties.items() if name not in _LOCAL_PROPERTIES}
         properties.setdefault(MessageConst.ORIGIN_MESSAGE_ID, msg.msg_id)
-        properties[MessageConst.RETRY_TOPIC] = msg.topic
+        properties[MessageConst.RETRY_TOPIC] = names.wrap_namespace(self._namespace, msg.topic)
         # + 1: the broker puts a message into the dead-letter topic once the count is above the maximum.
         properties[MessageConst.RECONSUME_TIME] = str(msg.reconsume_times + 1)
         properties[MessageConst.MAX_RECONSUME_TIMES] = str(self._max_reconsume_times)
@@ -74,6 +91,13 @@ class SendMessageBack:
             )  # fmt: skip
             return False
         return True
+
+
+def _in_namespace(namespace: str, msg: MessageExt) -> MessageExt:
+    """The message with its topic as brokers know it; a copy, because the listener may still look at the message."""
+    msg = copy.copy(msg)
+    msg._topic = names.wrap_namespace(namespace, msg.topic)
+    return msg
 
 
 _LOCAL_PROPERTIES = frozenset(

@@ -19,6 +19,8 @@ GROUP_MAX_LENGTH = 120
 TOPIC_MAX_LENGTH = 127
 
 NAMESPACE_SEPARATOR = "%"
+REPLY_TOPIC_POSTFIX = "_REPLY_TOPIC"
+"""Behind the cluster's name: where replies to requests go. Java puts it into the namespace (deviations)."""
 SYSTEM_TOPIC_PREFIX = "rmq_sys_"
 SYSTEM_CONSUMER_GROUP_PREFIX = "CID_RMQ_SYS_"
 SYSTEM_TOPICS = frozenset(
@@ -73,7 +75,11 @@ def _split_prefix(resource: str) -> tuple[str, str]:
 
 
 def _is_system_resource(resource: str) -> bool:
-    return resource in SYSTEM_TOPICS or resource.startswith((SYSTEM_TOPIC_PREFIX, SYSTEM_CONSUMER_GROUP_PREFIX))
+    return (
+        resource in SYSTEM_TOPICS
+        or resource.startswith((SYSTEM_TOPIC_PREFIX, SYSTEM_CONSUMER_GROUP_PREFIX))
+        or resource.endswith(REPLY_TOPIC_POSTFIX)
+    )
 
 
 def check_namespace(namespace: str) -> None:

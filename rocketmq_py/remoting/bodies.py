@@ -72,6 +72,11 @@ def encode_heartbeat(client_id: str, producer_groups: Iterable[str], consumers: 
     )
 
 
+def encode_check_client_config(client_id: str, group: str, subscription: SubscriptionData) -> bytes:
+    """Body of CHECK_CLIENT_CONFIG. Source: CheckClientRequestBody."""
+    return fastjson.dumps({"clientId": client_id, "group": group, "subscriptionData": _subscription(subscription)})
+
+
 def _subscription(subscription: SubscriptionData) -> dict[str, object]:
     return {
         "classFilterMode": False,

@@ -15,7 +15,7 @@ from rocketmq_py.model.codes import MASTER_ID, PullSysFlag, RequestCode, Respons
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PullResult, PullStatus
-from rocketmq_py.model.subscription import SubscriptionData
+from rocketmq_py.model.subscription import TAG, SubscriptionData
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_messages
@@ -32,6 +32,8 @@ OFFSET_UPDATE_TIMEOUT_MS = 5_000
 OFFSET_LOOK_UP_TIMEOUT_MS = 6_000
 """For the first and last offset and the offset of a moment. Source: MQAdminImpl.timeoutMillis."""
 UNREGISTER_TIMEOUT_MS = 1_000
+EXPRESSIONS_SINCE_VERSION = 232
+"""``MQVersion`` ordinal of V4_1_0_SNAPSHOT, the first that knows expressions other than tags."""
 SEND_RETRY_TIMEOUT_MS = 3_000
 
 _PULL_STATUS = {
@@ -95,6 +97,7 @@ class BrokerApi:
         self._refresh_route = refresh_route
         self._timeout_ms = timeout_ms
         self._lanes: dict[str, ProxyLanes] = {}
+        self._versions: dict[str, int] = {}  # of brokers, by address, as their answers to heartbeats tell them
         self._suggested_broker: dict[MessageQueue, int] = {}  # Java: pullFromWhichNodeTable
 
     # Pull.
@@ -107,6 +110,9 @@ class BrokerApi:
         broker = self._routes.find_broker(mq.broker_name, self._suggested_broker.get(mq, MASTER_ID))
         if broker is None:
             self._remoting.run_later(lambda: self._find_and_pull(call, on_result, on_error))
+            return
+        if call.subscription.expression_type != TAG and self._is_too_old(broker.address):
+            self._remoting.run_later(lambda: on_error(_too_old(broker.address, call.subscription)))
             return
         if not self._routes.is_proxy(broker.address):
             self._pull(broker, CONTROL_LANE, call, call.hold_ms, on_result, on_error)
@@ -134,6 +140,10 @@ class BrokerApi:
             self._pull(broker, number, call, SHARED_HOLD_MS if shared else call.hold_ms, result, error)
 
         lanes.enter((call.group, mq), begin)
+
+    def _is_too_old(self, address: str) -> bool:
+        # A broker not heard yet is asked: Java takes it for too old.
+        return self._versions.get(address, EXPRESSIONS_SINCE_VERSION) < EXPRESSIONS_SINCE_VERSION
 
     def _find_and_pull(
         self, call: Pull, on_result: Callable[[PullResult], None], on_error: Callable[[Exception], None]
@@ -323,8 +333,19 @@ class BrokerApi:
         """Tell one broker what this client is."""
         request = Request(RequestCode.HEART_BEAT, {}, body)
         reply = self._remoting.invoke_ok(address, request, self._timeout_ms, "send a heartbeat")
+        self._versions[address] = reply.version
         if "MSG_REGION" in reply.ext_fields:  # only a proxy puts it into every answer
             self._routes.note_proxy(address)
+
+    def check_client_config(self, address: str, client_id: str, group: str, subscription: SubscriptionData) -> None:
+        """Ask one broker whether it takes a subscription's expression.
+
+        Raises:
+            BrokerError: it does not: SUBSCRIPTION_PARSE_FAILED, SYSTEM_ERROR when it knows no such expressions.
+        """
+        body = bodies.encode_check_client_config(client_id, group, subscription)
+        doing = f"subscribe to topic {subscription.topic} by {subscription.expression_type} {subscription.sub_string!r}"
+        self._remoting.invoke_ok(address, Request(RequestCode.CHECK_CLIENT_CONFIG, {}, body), self._timeout_ms, doing)
 
     def unregister_client(self, address: str, client_id: str, producer_group: str, consumer_group: str) -> None:
         """Tell one broker that a group's member is gone; "" for no such group."""
@@ -365,6 +386,11 @@ class BrokerApi:
 def _offset_update(group: str, mq: MessageQueue, offset: int) -> Request:
     fields = {"consumerGroup": group, "commitOffset": str(offset), **_queue_fields(mq)}
     return Request(RequestCode.UPDATE_CONSUMER_OFFSET, fields)
+
+
+def _too_old(address: str, subscription: SubscriptionData) -> BrokerError:
+    remark = f"it is older than 4.1.0 and takes the expression {subscription.sub_string!r} for tags"
+    return BrokerError(ResponseCode.VERSION_NOT_SUPPORTED, remark, address, f"pull topic {subscription.topic}")
 
 
 def _queue_fields(mq: MessageQueue) -> dict[str, str]:

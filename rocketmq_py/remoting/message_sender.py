@@ -130,7 +130,7 @@ class MessageSender:
         self.faults = MQFaultStrategy(self._config, clock)
 
     def publish_queues(self, topic: str) -> list[MessageQueue]:
-        """Queues that may be sent to, sorted by broker and number.
+        """Queues that may be sent to, sorted by broker and number; under the short topic, if there is a namespace.
 
         A topic that does not exist yet gets the queues that the broker will give it at the first send, if brokers are
         configured to create topics. Source: tryToFindTopicPublishInfo.
@@ -139,22 +139,23 @@ class MessageSender:
             BrokerError: the topic does not exist and is not created by a send.
             TransportError: no name server could be reached.
         """
-        queues = self._routes.publish_queues(topic)
-        if not queues and self._refresh_route(topic):
-            queues = self._routes.publish_queues(topic)
+        full = self._config.with_namespace(topic)
+        queues = self._routes.publish_queues(full)
+        if not queues and self._refresh_route(full):
+            queues = self._routes.publish_queues(full)
         template = names.AUTO_CREATE_TOPIC_KEY_TOPIC
-        if not queues and not self._routes.knows(topic) and self._refresh_route(template):
+        if not queues and not self._routes.knows(full) and self._refresh_route(template):
             queues = [
-                MessageQueue(topic, queue.broker_name, queue.queue_id)
+                MessageQueue(full, queue.broker_name, queue.queue_id)
                 for queue in self._routes.publish_queues(template)
                 if queue.queue_id < self._config.default_topic_queue_nums
             ]
         if not queues:
             raise BrokerError(
                 ResponseCode.TOPIC_NOT_EXIST,
-                f"topic {topic} has no queue that can be written to: create it, or check its permissions",
+                f"topic {full} has no queue that can be written to: create it, or check its permissions",
             )
-        return queues
+        return queues if full == topic else [queue._replace(topic=topic) for queue in queues]
 
     # The three ways to send.
 
@@ -334,6 +335,9 @@ class MessageSender:
             MissingExtraError: the library that compresses is not installed.
         """
         message.properties.setdefault(MessageConst.UNIQ_KEY, create_uniq_id(self._clock))
+        if self._config.namespace:
+            names.check_topic(self._config.with_namespace(message.topic))  # it may be too long with it
+            message.properties[MessageConst.INSTANCE_ID] = self._config.namespace
         body, sys_flag = message.body, 0
         if not message.is_batch and len(body) >= self._config.compress_msg_body_over_howmuch:
             body, sys_flag = self._compressed(body)
@@ -355,7 +359,7 @@ class MessageSender:
     def _address_of(self, queue: MessageQueue) -> str:
         address = self._master_of(queue.broker_name)
         if address is None:
-            self._refresh_route(queue.topic)
+            self._refresh_route(self._config.with_namespace(queue.topic))
             address = self._master_of(queue.broker_name)
         if address is None:
             raise ConnectError(f"broker {queue.broker_name} of {queue} has no master now")
@@ -403,7 +407,7 @@ class MessageSender:
         properties = message.properties
         fields = {
             "a": self._group,
-            "b": message.topic,
+            "b": self._config.with_namespace(message.topic),
             "c": names.AUTO_CREATE_TOPIC_KEY_TOPIC,
             "d": str(self._config.default_topic_queue_nums),
             "e": str(queue.queue_id),
