@@ -410,8 +410,14 @@ class MQClientInstance:
             if subscription.expression_type == TAG:
                 continue
             address = self.routes.random_broker_of(subscription.topic)
-            if address is not None:
-                self.broker.check_client_config(address, self._client_id, group, subscription)
+            if address is None:
+                continue
+            self.broker.check_client_config(address, self._client_id, group, subscription)
+            if self.routes.is_proxy(address):
+                _log.warning(
+                    "group %s: the expression %r of topic %s is not checked: a proxy takes a wrong one for none and "
+                    "lets every message through", group, subscription.sub_string, subscription.topic,
+                )  # fmt: skip
 
     def send_heartbeat_soon(self) -> None:
         """See ``consumer.ports.Group.send_heartbeat_soon``."""

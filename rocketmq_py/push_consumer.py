@@ -140,6 +140,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         self._check_not_forked()
         names.check_topic(topic)
         topic = self.with_namespace(topic)
+        names.check_topic(topic)  # with its namespace it may be too long
         if not isinstance(expression, MessageSelector):
             expression = MessageSelector.by_tag(expression)
         subscription = build_selected(topic, expression, self._runtime.clock.wall_ms())

@@ -9,6 +9,7 @@ import itertools
 import json
 import random
 import socket
+import ssl
 import struct
 import time
 from abc import ABC, abstractmethod
@@ -46,9 +47,11 @@ class Reply:
 class Wire:
     """One remoting connection."""
 
-    def __init__(self, addr: str, timeout_s: float = 20.0) -> None:
+    def __init__(self, addr: str, timeout_s: float = 20.0, tls: ssl.SSLContext | None = None) -> None:
         host, port = addr.rsplit(":", 1)
         self._socket = socket.create_connection((host, int(port)), timeout_s)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
         self._opaque = itertools.count(1)
 
     def __enter__(self) -> Self:
@@ -83,14 +86,30 @@ class Wire:
         return data
 
 
-def call(addr: str, code: int, ext: Mapping[str, object] | None = None, body: bytes = b"") -> Reply:
+def call(
+    addr: str,
+    code: int,
+    ext: Mapping[str, object] | None = None,
+    body: bytes = b"",
+    tls: ssl.SSLContext | None = None,
+) -> Reply:
     """One request over a connection of its own."""
-    with Wire(addr) as wire:
+    with Wire(addr, tls=tls) as wire:
         return wire.call(code, ext, body)
 
 
 class Administration(ABC):
-    """Topics, groups and offsets of a broker."""
+    """Topics, groups and offsets of a broker.
+
+    Attributes:
+        tls: for servers that take no connection in plain text.
+    """
+
+    tls: ssl.SSLContext | None = None
+
+    def call(self, addr: str, code: int, ext: Mapping[str, object] | None = None, body: bytes = b"") -> Reply:
+        """One request over a connection of its own."""
+        return call(addr, code, ext, body, self.tls)
 
     @property
     @abstractmethod
@@ -121,7 +140,7 @@ class Administration(ABC):
         }
         if message_type is not None:
             ext["attributes"] = f"+message.type={message_type}"
-        call(self.broker_addr, 17, ext).checked(f"create topic {topic}")
+        self.call(self.broker_addr, 17, ext).checked(f"create topic {topic}")
         self.wait_route(topic)
 
     def create_group(self, group: str, *, retry_max_times: int = 16, orderly: bool = False) -> None:
@@ -130,17 +149,17 @@ class Administration(ABC):
         Without the retry topic a group's first retry waits for the client's next look at the routes, up to 30 s.
         """
         config = {"groupName": group, "retryMaxTimes": retry_max_times, "consumeMessageOrderly": orderly}
-        call(self.broker_addr, 200, body=json.dumps(config).encode()).checked(f"create group {group}")
+        self.call(self.broker_addr, 200, body=json.dumps(config).encode()).checked(f"create group {group}")
         self.create_topic(f"%RETRY%{group}", queues=1)
 
     def delete_topic(self, topic: str) -> None:
         """Delete a topic at the broker and at the name server."""
-        call(self.broker_addr, 215, {"topic": topic}).checked(f"delete topic {topic}")
-        call(self.namesrv_addr, 216, {"topic": topic}).checked(f"delete topic {topic}")
+        self.call(self.broker_addr, 215, {"topic": topic}).checked(f"delete topic {topic}")
+        self.call(self.namesrv_addr, 216, {"topic": topic}).checked(f"delete topic {topic}")
 
     def route(self, topic: str, addr: str | None = None) -> dict[str, Any] | None:
         """The topic's route as a name server (or a proxy) tells it; None when it has none."""
-        reply = call(addr or self.namesrv_addr, 105, {"topic": topic, "acceptStandardJsonOnly": True})
+        reply = self.call(addr or self.namesrv_addr, 105, {"topic": topic, "acceptStandardJsonOnly": True})
         if reply.code == 17:
             return None
         route: dict[str, Any] = json.loads(reply.checked(f"route of {topic}").body)
@@ -156,14 +175,14 @@ class Administration(ABC):
 
     def max_offsets(self, topic: str) -> dict[int, int]:
         """By queue id, the offset the next message will get."""
-        with Wire(self.broker_addr) as wire:
+        with Wire(self.broker_addr, tls=self.tls) as wire:
             replies = {queue: wire.call(30, {"topic": topic, "queueId": queue}) for queue in self._queues(topic)}
         return {queue: int(reply.checked("max offset").ext["offset"]) for queue, reply in replies.items()}
 
     def committed_offsets(self, group: str, topic: str) -> dict[int, int]:
         """By queue id, the offset from which the group will go on; -1 where it has committed none."""
         offsets = {}
-        with Wire(self.broker_addr) as wire:
+        with Wire(self.broker_addr, tls=self.tls) as wire:
             for queue in self._queues(topic):
                 ext = {"consumerGroup": group, "topic": topic, "queueId": queue, "setZeroIfNotFound": False}
                 reply = wire.call(14, ext)
@@ -172,7 +191,7 @@ class Administration(ABC):
 
     def consumer_ids(self, group: str) -> list[str]:
         """The client ids that consume in the group now."""
-        reply = call(self.broker_addr, 38, {"consumerGroup": group})
+        reply = self.call(self.broker_addr, 38, {"consumerGroup": group})
         if reply.code == 1:  # "no consumer for this group"
             return []
         return sorted(json.loads(reply.checked(f"consumers of {group}").body)["consumerIdList"])

@@ -100,7 +100,13 @@ class ClientConfig:
     tls_insecure: bool = False
 
     def with_namespace(self, resource: str) -> str:
-        """The name by which brokers know a topic or group. Source: ClientConfig.withNamespace."""
+        """The name by which brokers know a topic or group. Source: ClientConfig.withNamespace.
+
+        Raises:
+            ConfigError: the namespace is not legal.
+        """
+        if self.namespace:
+            names.check_namespace(self.namespace)
         return names.wrap_namespace(self.namespace, resource)
 
     def name_servers(self) -> list[str]:
@@ -135,8 +141,7 @@ class ClientConfig:
             check_range(name, getattr(self, name), 1, INT_MAX)
         if not self.instance_name:
             raise ConfigError("instance_name is empty")
-        if self.namespace is not None:
-            names.check_namespace(self.namespace)
+        self.with_namespace("")
         for method in ("do_before_request", "do_after_response"):
             if self.rpc_hook is not None and not callable(getattr(self.rpc_hook, method, None)):
                 raise ConfigError(f"rpc_hook needs a method {method}, {self.rpc_hook!r} has none")

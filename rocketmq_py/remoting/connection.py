@@ -85,6 +85,7 @@ class Connection:
         self.local_ip = str(sock.getsockname()[0])
         self.closed = False
         self.heard = False
+        self._end = ""  # why it was closed
         self._on_close = on_close
         self._time_outs_in_silence = 0
         self._loop = loop
@@ -146,7 +147,7 @@ class Connection:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise ConnectError(f"the connection to {self.address} was closed")
+            raise ConnectError(f"the connection to {self.address} was closed: {self._end}")
 
     def _write(self, frame: bytes) -> None:
         if self._writing:
@@ -275,6 +276,7 @@ class Connection:
             if self.closed:
                 return
             self.closed = True
+            self._end = reason
             calls = list(self._pending.values())
             self._pending.clear()
             self._outbox.clear()

@@ -301,20 +301,23 @@ class RemotingClient:
     def _open(self, lane: Lane) -> Connection:
         address = lane[0]
         sock: socket.socket | None = None
+        tls: TlsSession | None = None
         made: list[Connection] = []
         deadline_ms = self._clock.monotonic_ms() + CONNECT_TIMEOUT_MS
         try:
             host, port = split_address(address)
             sock = socket.create_connection((host, port), CONNECT_TIMEOUT_MS / 1000)
             _refuse_itself(sock)
-            tls = None if self._tls is None else self._secured(self._tls, address, sock, host, deadline_ms)
+            if self._tls is not None:
+                tls = self._secured(self._tls, address, sock, host, deadline_ms)
             connection = Connection(address, sock, self._loop, self._requested, lambda: self._ended(lane, made), tls)
         except (OSError, ValueError, OverflowError, ConnectError) as error:
             if sock is not None:
                 sock.close()
             if isinstance(error, ConnectError):
                 raise
-            raise ConnectError(f"cannot connect to {address}: {error}; is the server running there?") from error
+            hint = "is the server running there?" if tls is None else "does it want a certificate of the client?"
+            raise ConnectError(f"cannot connect to {address}: {error}; {hint}") from error
         with self._lock:
             made.append(connection)
             self._connections[lane] = connection

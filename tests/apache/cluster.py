@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.administration import BROKER_NAME, CLUSTER_NAME, Administration, ClusterError, call, free_ports, text_of
+from tests.administration import BROKER_NAME, CLUSTER_NAME, Administration, ClusterError, free_ports, text_of
 from tests.apache.jars import QUIET, JavaError, classpath, java_command, program_command
 
 #: 18 delay levels, as a broker needs them; a consumer's first retry uses the third
@@ -89,6 +90,8 @@ class ApacheCluster(Administration):
         profile: Profile = TESTS,
         delay_levels: str = FAST_DELAYS,
         broker_config: Mapping[str, object] | None = None,
+        options: Iterable[str] = (),
+        tls: ssl.SSLContext | None = None,
         proxy_config: Mapping[str, object] | None = None,
     ) -> None:
         self._with_proxy = proxy
@@ -96,6 +99,8 @@ class ApacheCluster(Administration):
         self._delay_levels = delay_levels
         self._extra_broker_config = dict(broker_config or {})
         self._extra_proxy_config = dict(proxy_config or {})
+        self._options = tuple(options)
+        self.tls = tls
         self._programs: list[subprocess.Popen[Any]] = []
         self._servers: dict[str, _Server] = {}
 
@@ -278,7 +283,7 @@ class ApacheCluster(Administration):
         def registered() -> bool:
             if self._broker_routed():
                 return True
-            call(self.broker_addr, 25, body=b"brokerPermission=6").checked("broker configuration")
+            self.call(self.broker_addr, 25, body=b"brokerPermission=6").checked("broker configuration")
             return self._broker_routed()
 
         self._wait(registered, "the broker to register", _START_TIMEOUT_S)
@@ -294,7 +299,10 @@ class ApacheCluster(Administration):
     def _add(
         self, name: str, main_class: str, option: str, config: Path, heap: tuple[str, ...], ports: tuple[int, ...]
     ) -> None:
-        options = [*self._profile.jvm, *heap, *self._folders(name), "-Drocketmq.broker.diskSpaceWarningLevelRatio=0.99"]
+        options = [
+            *self._profile.jvm, *heap, *self._folders(name), "-Drocketmq.broker.diskSpaceWarningLevelRatio=0.99",
+            *self._options,
+        ]  # fmt: skip
         command = java_command(classpath(), f"org.apache.rocketmq.{main_class}", option, str(config), options=options)
         self._servers[name] = _Server(name, command, self._dir / f"{name}.out", ports)
 

@@ -13,6 +13,7 @@ from rocketmq_py import (
     Message,
     MessageListenerConcurrently,
     MessageListenerOrderly,
+    MessageSelector,
 )
 from tests.conformance.servers import SERVERS, Server
 from tests.embedded import EmbeddedProcess
@@ -62,7 +63,7 @@ def start_consumer(server: Server) -> Iterator[StartConsumer]:
             group: str,
             topic: str,
             listener: MessageListenerConcurrently | MessageListenerOrderly,
-            tags: str = "*",
+            tags: str | MessageSelector = "*",
             **settings: Any,
         ) -> DefaultMQPushConsumer:
             settings.setdefault("consume_from_where", ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET)

@@ -21,6 +21,12 @@ class Server(ABC):
     creates_topics: bool
     """Whether the first send to an unknown topic creates it."""
 
+    knows_sql: bool = True
+    """Whether it filters by SQL92 expressions."""
+
+    checks_expressions: bool = True
+    """Whether it refuses an expression that it cannot read when a consumer starts."""
+
     @property
     @abstractmethod
     def namesrv_addr(self) -> str:
@@ -119,6 +125,7 @@ class Embedded(_Administered):
     """The broker of this package, a process of its own."""
 
     fixture = "embedded"
+    knows_sql = False
 
 
 class ApacheProxyRemoting(_Administered):
@@ -129,6 +136,8 @@ class ApacheProxyRemoting(_Administered):
 
     # It tells no member that another one came: each finds out at its next turn, after at most 20 s.
     rebalance_bound_s = 45
+    # It takes every expression, and a wrong one for none.
+    checks_expressions = False
     # It checks the type of messages, which a topic has only once it exists.
     creates_topics = False
 

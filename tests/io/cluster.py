@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,9 @@ class Cluster:
         routes: bodies of route answers by topic.
     """
 
-    def __init__(self, brokers: Sequence[str] = ("broker-a",), queues: int = 1) -> None:
+    def __init__(
+        self, brokers: Sequence[str] = ("broker-a",), queues: int = 1, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._lock = threading.RLock()
         self.scripts: dict[int, Script] = {}
         self.committed: dict[tuple[str, str, str, int], int] = {}
@@ -45,8 +48,8 @@ class Cluster:
         self._held: list[tuple[str, Peer, Seen]] = []
         self.brokers: dict[str, Server] = {}
         for name in brokers:
-            self.brokers[name] = Server(self._handler(name))
-        self.name_server = Server(self._handler(""))
+            self.brokers[name] = Server(self._handler(name), tls=tls)
+        self.name_server = Server(self._handler(""), tls=tls)
         self.routes: dict[str, Any] = {TOPIC: self.route(queues)}
 
     def route(self, queues: int, topic: str = TOPIC) -> dict[str, Any]:

@@ -88,8 +88,9 @@ def make_client(nothing_is_left_behind: None) -> Iterator[MakeClient]:
     def make(
         on_request: OnRequest = lambda address, command, answer: False,
         clock: Clock | None = None,
+        **options: Any,
     ) -> RemotingClient:
-        clients.append(RemotingClient(ThreadRuntime(clock), on_request))
+        clients.append(RemotingClient(ThreadRuntime(clock), on_request, **options))
         return clients[-1]
 
     yield make

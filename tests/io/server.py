@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -186,8 +187,10 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         receive_buffer: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.handle = handle
+        self._tls = tls
         self._on_accept = on_accept
         self.peers: list[Peer] = []
         self.reading = threading.Event()
@@ -255,6 +258,8 @@ class Server:
     def _read(self, peer: Peer) -> None:
         data = bytearray()
         try:
+            if self._tls is not None:
+                peer.sock = self._tls.wrap_socket(peer.sock, server_side=True)
             while not self._stopped:
                 self.reading.wait(BOUND_S * 3)
                 more = peer.sock.recv(262_144)

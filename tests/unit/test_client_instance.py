@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError, Transpor
 from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.remoting.bodies import ConsumerData
+from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.runtime import Lock, ThreadRuntime
 from rocketmq_py.testing import ManualClock
 from tests.unit.support import NotOperated
@@ -100,6 +103,58 @@ def test_a_client_of_other_name_servers_is_refused_and_the_first_one_stays(
     other.namesrv_addr = NOWHERE
     assert registry.acquire(other) is client
     registry.release(client)
+
+
+class Hook:
+    """One like any other."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = object.__hash__
+
+    def do_before_request(self, address: str, request: RemotingCommand) -> None: ...
+
+    def do_after_response(self, address: str, request: RemotingCommand, response: RemotingCommand) -> None: ...
+
+
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "rpc_hook": {"rpc_hook": Hook()},
+    "access_key, secret_key": {"access_key": "a", "secret_key": "s"},
+    "secret_key": {"access_key": "right", "secret_key": "hush"},
+    "use_tls": {"use_tls": True},
+}
+
+
+@pytest.mark.behaviour("RH-04")
+@pytest.mark.parametrize("different", OTHERWISE)
+def test_a_client_of_another_hook_other_credentials_or_tls_is_refused_and_the_first_one_stays(
+    registry: ClientRegistry, different: str
+) -> None:
+    def config(**settings: Any) -> ClientConfig:
+        return ClientConfig(namesrv_addr=NOWHERE, client_ip="10.0.0.1", instance_name="settings", **settings)
+
+    own: dict[str, Any] = {"rpc_hook": Hook()}
+    if different == "secret_key":
+        own |= {"access_key": "right", "secret_key": "right"}
+    first = registry.acquire(config(**own))
+    try:
+        with pytest.raises(ConfigError, match=f"was made with another {different}: give this one") as refused:
+            registry.acquire(config(**{**own, **OTHERWISE[different]}))
+        assert "hush" not in str(refused.value)
+        assert registry.acquire(config(**own)) is first
+        registry.release(first)
+    finally:
+        registry.release(first)
+
+
+@pytest.mark.behaviour("SE-04")
+def test_a_file_for_tls_that_cannot_be_read_makes_no_client_and_leaves_no_thread(registry: ClientRegistry) -> None:
+    before = set(threading.enumerate())
+    config = ClientConfig(namesrv_addr=NOWHERE, use_tls=True, tls_client_trust_cert_path="/nowhere/ca.pem")
+    with pytest.raises(ConfigError, match=r"tls_client_trust_cert_path: cannot read certificates from /nowhere/ca.pem"):
+        registry.acquire(config)
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.behaviour("CI-03")

@@ -335,3 +335,39 @@ def test_without_any_name_server_the_error_says_what_to_do(text: str | None, mon
 def test_one_wrong_address_of_several_is_named() -> None:
     with pytest.raises(ConfigError, match="'b' is not of the form"):
         ClientConfig(namesrv_addr="a:1;b").name_servers()
+
+
+SECURITY = [
+    ({"access_key": "a"}, "access_key and secret_key belong together"),
+    ({"secret_key": "s"}, "access_key and secret_key belong together"),
+    ({"security_token": "s"}, "needs an access_key and a secret_key"),
+    ({"access_key": "", "secret_key": "s"}, "access_key is a text that is not empty, or None; it is empty"),
+    ({"access_key": "a", "secret_key": b"hush"}, "secret_key is a text that is not empty, or None; it is bytes"),
+    ({"use_tls": "yes"}, "use_tls is True or False, not 'yes'"),
+    ({"use_tls": True, "tls_insecure": 1}, "tls_insecure is True or False"),
+    ({"tls_client_trust_cert_path": "ca.pem"}, "is set, but use_tls is not"),
+    ({"use_tls": True, "tls_client_cert_path": 5}, "tls_client_cert_path is the path of a file"),
+    ({"use_tls": True, "tls_client_key_path": "key.pem"}, "needs the certificate, too"),
+    ({"use_tls": True, "tls_client_key_password": b"hush"}, "tls_client_key_password is a text, not bytes"),
+    ({"rpc_hook": print}, "rpc_hook needs a method do_before_request"),
+    ({"namespace": "a%b"}, "the namespace .* contains illegal characters"),
+]
+
+
+@pytest.mark.behaviour("SE-08")
+@pytest.mark.parametrize(("settings", "text"), SECURITY)
+def test_settings_of_connections_that_do_not_go_together_are_refused_without_showing_secrets(
+    settings: dict[str, Any], text: str
+) -> None:
+    for check in (check_consumer, check_producer):
+        with pytest.raises(ConfigError, match=text) as error:
+            check(**settings)
+        assert "hush" not in str(error.value)
+
+
+@pytest.mark.behaviour("SE-03")
+@pytest.mark.parametrize("config", [ConsumerConfig, ProducerConfig, ClientConfig])
+def test_a_configuration_does_not_show_what_is_secret(config: Any) -> None:
+    shown = repr(config(access_key="ak", secret_key="hush1", security_token="hush2", tls_client_key_password="hush3"))
+    assert "hush" not in shown
+    assert "access_key='ak'" in shown

@@ -696,3 +696,45 @@ def test_queues_are_committed_apart() -> None:
         core.service.submit_consume_request(msgs, window, mq(number))
     assert core.store.clone_offset_table() == {mq(0): 2, mq(1): 3}
     assert seen == [mq(0), mq(0), mq(1), mq(1)]
+
+
+# Namespaces.
+
+
+@pytest.mark.behaviour("NS-04")
+def test_a_listener_sees_topics_without_the_namespace_those_of_retried_messages_too() -> None:
+    topics: list[str] = []
+
+    def listen(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        topics.extend(msg.topic for msg in msgs)
+        return SUCCESS
+
+    consuming = Consuming(listen, namespace="ns")
+    retried = {"RETRY_TOPIC": "ns%topic"}
+    plain = [message(0, topic="ns%topic"), message(1, topic="other%topic"), message(2, topic="topic")]
+    again = [message(3, topic=RETRY_TOPIC, properties=retried), message(4, topic=RETRY_TOPIC)]
+    for msgs, queue in ((plain, mq()), (again, mq(0, RETRY_TOPIC))):
+        consuming.window.put_message(msgs)
+        consuming.service.submit_consume_request(msgs, consuming.window, queue)
+        consuming.runtime.advance(0)
+    assert topics == ["topic", "other%topic", "topic", "topic", RETRY_TOPIC]
+
+
+@pytest.mark.behaviour("NS-04")
+def test_hooks_are_told_the_namespace() -> None:
+    contexts: list[ConsumeMessageContext] = []
+
+    class Hook:
+        def hook_name(self) -> str:
+            return "notes"
+
+        def consume_message_before(self, context: ConsumeMessageContext) -> None:
+            contexts.append(context)
+
+        def consume_message_after(self, context: ConsumeMessageContext) -> None: ...
+
+    for namespace in (None, "ns"):
+        consuming = Consuming(hooks=[Hook()], namespace=namespace)
+        consuming.consume(0)
+        consuming.runtime.advance(0)
+    assert [context.namespace for context in contexts] == [None, "ns"]

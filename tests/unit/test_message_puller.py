@@ -8,6 +8,7 @@ import pytest
 
 from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.flow_control import MIB
+from rocketmq_py.consumer.hooks import FilterMessageContext, FilterMessageHook, run_filter
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest, wanted
 from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
 from rocketmq_py.consumer.ports import PullCall
@@ -18,7 +19,7 @@ from rocketmq_py.model.config import ConsumerConfig
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PullResult, PullStatus
-from rocketmq_py.model.subscription import SubscriptionData, build_subscription_data
+from rocketmq_py.model.subscription import MessageSelector, SubscriptionData, build_selected, build_subscription_data
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.message_codec import decode_messages, encode_message
 from rocketmq_py.testing import FakeBroker, ManualRuntime
@@ -75,6 +76,7 @@ class Pulling:
         self.consumed: list[list[int]] = []
         self.dispatched: list[bool] = []
         self.illegal: list[PullRequest] = []
+        self.filter_hooks: list[FilterMessageHook] = []
         self.puller = MessagePuller(
             group=GROUP,
             config=ConsumerConfig(**settings),
@@ -91,6 +93,7 @@ class Pulling:
             offset_illegal=self.illegal.append,
             orderly=first_locked_offset is not None,
             first_locked_offset=None if first_locked_offset is None else self._first_offset,
+            filter_hooks=self.filter_hooks,
         )
         self.puller.running = True
         self.mq = mq(0, topic)
@@ -626,3 +629,77 @@ def test_after_shutdown_no_offset_is_asked_for() -> None:
     pulling.puller.shutdown()
     pulling.runtime.advance(0)
     assert pulling.broker.waiting == []
+
+
+class Remove:
+    """Takes messages out by offset, then fails if it is to."""
+
+    def __init__(self, *offsets_: int, fails: bool = False) -> None:
+        self._offsets = offsets_
+        self._fails = fails
+        self.contexts: list[FilterMessageContext] = []
+
+    def hook_name(self) -> str:
+        return "remove"
+
+    def filter_message(self, context: FilterMessageContext) -> None:
+        self.contexts.append(context)
+        context.msg_list[:] = [msg for msg in context.msg_list if msg.queue_offset not in self._offsets]
+        if self._fails:
+            raise ValueError("oops")
+
+
+@pytest.mark.behaviour("FI-05")
+def test_filter_hooks_take_messages_out_after_the_tags_and_their_errors_change_nothing_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pulling = Pulling("A", unit_mode=True)
+    first, second = Remove(10, fails=True), Remove(12)
+    pulling.filter_hooks += [first, second]
+    msgs = [message(10, tags="A"), message(11, tags="A"), message(12, tags="A"), message(13, tags="B")]
+    pulling.pull_and_get(PullStatus.FOUND, 14, *msgs)
+    assert pulling.consumed == [[11]]
+    assert pulling.window.offsets()[0] == [11]
+    assert pulling.next_pulls == ([14], [])
+    assert "filter message hook" in caplog.text
+    (context,) = first.contexts
+    assert (context.consumer_group, context.mq, context.unit_mode) == (GROUP, pulling.mq, True)
+
+
+@pytest.mark.behaviour("FI-05")
+def test_when_hooks_leave_nothing_the_next_pull_begins_at_once() -> None:
+    pulling = Pulling()
+    pulling.filter_hooks.append(Remove(10, 11))
+    pulling.pull_and_get(PullStatus.FOUND, 12, *messages(10, 11))
+    assert (pulling.consumed, pulling.window.msg_count, pulling.next_pulls) == ([], 0, ([12], []))
+
+
+@pytest.mark.behaviour("FI-05")
+def test_a_hook_that_comes_while_running_sees_the_next_pull() -> None:
+    pulling = Pulling()
+    pulling.pull_and_get(PullStatus.FOUND, 11, message(10))
+    pulling.filter_hooks.append(Remove(11))
+    pulling.broker.answer(PullResult(PullStatus.FOUND, 13, 0, 99, messages(11, 12)))
+    assert pulling.consumed == [[10], [12]]
+
+
+@pytest.mark.behaviour("FI-06")
+def test_what_a_hook_adds_or_puts_in_another_order_is_not_taken_and_the_list_cannot_be_replaced() -> None:
+    class Meddler:
+        def hook_name(self) -> str:
+            return "meddler"
+
+        def filter_message(self, context: FilterMessageContext) -> None:
+            context.msg_list.reverse()
+            context.msg_list.append(message(99))
+            context.msg_list = []  # type: ignore[misc]
+
+    msgs = messages(1, 2, 3)
+    assert run_filter([Meddler()], GROUP, mq(), msgs, False) == msgs
+
+
+@pytest.mark.behaviour("FI-07")
+def test_an_sql_subscription_is_not_filtered_again_here() -> None:
+    subscription = build_selected(TOPIC, MessageSelector.by_sql("a > 5"), 1)
+    msgs = [message(0, tags="A"), message(1)]
+    assert wanted(msgs, subscription) == msgs

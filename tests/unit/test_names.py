@@ -62,3 +62,44 @@ def test_queues_sort_by_topic_broker_and_number_and_have_java_s_text_form() -> N
     ]
     assert [tuple(queue) for queue in sorted(queues)] == [("a", "a", 9), ("a", "a", 10), ("a", "b", 1), ("b", "a", 0)]
     assert str(MessageQueue("T", "B", 7)) == "MessageQueue [topic=T, brokerName=B, queueId=7]"
+
+
+NAMESPACED = [
+    ("TOPIC_XXX", "MQ_INST_XXX%TOPIC_XXX"),
+    ("%RETRY%GID_XXX", "%RETRY%MQ_INST_XXX%GID_XXX"),
+    ("%DLQ%GID_XXX", "%DLQ%MQ_INST_XXX%GID_XXX"),
+    ("with%percent", "MQ_INST_XXX%with%percent"),
+]
+
+
+@pytest.mark.behaviour("NS-01")
+@pytest.mark.parametrize(("short", "long"), NAMESPACED)
+def test_a_namespace_stands_before_the_name_and_behind_the_prefix_of_retry_and_dead_letter_topics(
+    short: str, long: str
+) -> None:
+    assert names.wrap_namespace("MQ_INST_XXX", short) == long
+    assert names.wrap_namespace("MQ_INST_XXX", long) == long
+    assert names.without_namespace("MQ_INST_XXX", long) == short
+    assert names.without_namespace("MQ_INST_XXX", short) == short
+    assert names.without_namespace("MQ_INST_XXX1", long) == long
+    assert names.retry_topic(names.wrap_namespace("ns", "g")) == names.wrap_namespace("ns", names.retry_topic("g"))
+
+
+@pytest.mark.behaviour("NS-01")
+@pytest.mark.parametrize("namespace", [None, ""])
+def test_without_a_namespace_names_stay_as_they_are(namespace: str | None) -> None:
+    assert names.wrap_namespace(namespace, "topic") == "topic"
+    assert names.without_namespace(namespace, "ns%topic") == "ns%topic"
+
+
+@pytest.mark.behaviour("NS-01")
+@pytest.mark.parametrize("name", ["rmq_sys_topic", "TBW102", "RMQ_SYS_TRACE_TOPIC", "CID_RMQ_SYS_TRANS", ""])
+def test_names_of_the_system_are_in_no_namespace(name: str) -> None:
+    assert names.wrap_namespace("ns", name) == name
+
+
+@pytest.mark.behaviour("NS-01")
+@pytest.mark.parametrize("namespace", ["a%b", "a b", "\u00e4", 5])
+def test_a_namespace_has_no_percent_which_would_end_it(namespace: str) -> None:
+    with pytest.raises(ConfigError, match="namespace"):
+        names.check_namespace(namespace)

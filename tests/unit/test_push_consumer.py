@@ -12,6 +12,7 @@ from rocketmq_py import (
     DefaultMQPushConsumer,
     IllegalStateError,
     MessageListenerConcurrently,
+    MessageSelector,
     TransportError,
 )
 from rocketmq_py.consumer.stats import Event
@@ -173,3 +174,39 @@ def test_names_that_are_no_texts_are_refused_in_clear_words(name: Any) -> None:
         consumer.start()
     with pytest.raises(ConfigError, match="namesrv_addr is one text"):
         make_consumer(namesrv_addr=[NOWHERE]).start()
+
+
+@pytest.mark.behaviour("LC-02")
+def test_a_filter_hook_without_its_method_is_refused() -> None:
+    hook: Any = lambda context: None  # noqa: E731
+    with pytest.raises(ConfigError, match="needs a method filter_message"):
+        make_consumer().register_filter_message_hook(hook)
+
+
+@pytest.mark.behaviour("NS-02")
+def test_subscribing_and_unsubscribing_mean_the_topic_of_the_namespace() -> None:
+    consumer = DefaultMQPushConsumer("unit", namesrv_addr=NOWHERE, namespace="ns")
+    consumer.subscribe("one")
+    consumer.subscribe("two", MessageSelector.by_sql("a > 5"))
+    assert "['ns%one', 'ns%two']" in repr(consumer)
+    consumer.unsubscribe("one")
+    assert "['ns%two']" in repr(consumer)
+
+
+@pytest.mark.behaviour("NS-02")
+def test_a_namespace_that_comes_after_a_subscription_is_refused_at_the_start() -> None:
+    consumer = make_consumer()
+    consumer.namespace = "ns"
+    with pytest.raises(ConfigError, match=r"set namespace before subscribe\(\): topic was subscribed without it"):
+        consumer.start()
+
+
+@pytest.mark.behaviour("NS-02")
+def test_names_are_checked_with_their_namespace() -> None:
+    with pytest.raises(ConfigError, match="longer than topic max length"):
+        make_consumer(namespace="n" * 125).subscribe("topic")
+    consumer = DefaultMQPushConsumer("g" * 120, namesrv_addr=NOWHERE, namespace="ns")
+    with pytest.raises(ConfigError, match="longer than group max length"):
+        consumer.start()
+    with pytest.raises(ConfigError, match="contains illegal characters"):
+        DefaultMQPushConsumer("unit", namespace="a%b").subscribe("topic")

@@ -118,3 +118,17 @@ def test_when_both_ways_fail_it_says_so_and_raises_nothing(
     broker.failing.update({"send_message_back": error, "send_retry_message": error})
     assert send_back.send(message(3, properties={"UNIQ_KEY": "id-1"}), 0) is False
     assert "message id-1 (queue 0 offset 3) could not be sent to the retry topic either" in caplog.text
+
+
+@pytest.mark.behaviour("NS-05")
+def test_brokers_get_the_topic_with_its_namespace_and_the_listeners_message_keeps_the_short_one(broker: Broker) -> None:
+    warnings = RateLimitedLog(ManualClock(), logging.getLogger(__name__))
+    send_back = SendMessageBack("ns%group", 16, broker, warnings, "ns")
+    failed = message(3)
+    assert send_back.send(failed, 0) is True
+    ((sent, _),) = broker.sent_back
+    assert (sent.topic, sent.queue_offset, sent.body, failed.topic) == ("ns%topic", 3, failed.body, "topic")
+    refuse(broker, "send_message_back")
+    assert send_back.send(failed, 0) is True
+    ((topic, _, properties),) = broker.retry_messages
+    assert (topic, properties["RETRY_TOPIC"], failed.topic) == ("%RETRY%ns%group", "ns%topic", "topic")
