@@ -111,7 +111,7 @@ class TlsSession:
         """What to send for these bytes, and for whatever else TLS has to say."""
         rest = memoryview(data)
         while rest:
-            rest = rest[self._object.write(rest) :]  # one record at a time
+            rest = rest[self._object.write(rest) :]  # as a rule all of it at once
         return self.outgoing()
 
     def outgoing(self) -> bytes:

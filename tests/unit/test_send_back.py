@@ -130,5 +130,7 @@ def test_brokers_get_the_topic_with_its_namespace_and_the_listeners_message_keep
     assert (sent.topic, sent.queue_offset, sent.body, failed.topic) == ("ns%topic", 3, failed.body, "topic")
     refuse(broker, "send_message_back")
     assert send_back.send(failed, 0) is True
-    ((topic, _, properties),) = broker.retry_messages
-    assert (topic, properties["RETRY_TOPIC"], failed.topic) == ("%RETRY%ns%group", "ns%topic", "topic")
+    assert send_back.send_as_normal_message(failed) is True
+    for topic, _, properties in broker.retry_messages:
+        assert (topic, properties["RETRY_TOPIC"], failed.topic) == ("%RETRY%ns%group", "ns%topic", "topic")
+    assert len(broker.retry_messages) == 2
