@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from rocketmq_py.remoting.tls import client_context
 from tests.certificates import LOCK, Certificates, make_certificates
 from tests.io.calls import ask, begin, in_threads, join, request
 from tests.io.conftest import MakeClient, MakeCluster, MakeConsumer, MakeServer
-from tests.io.server import BOUND_S, Peer, Seen, answer_nothing, answer_ok, encode_reply, eventually
+from tests.io.server import BOUND_S, Peer, Seen, answer_nothing, answer_ok, encode_reply, eventually, free_port
 
 MIB = 1024 * 1024
 
@@ -426,3 +428,59 @@ def test_a_consumer_over_tls_consumes(
     assert consumer.has(*bodies)
     cluster.store(b"later")
     assert consumer.has(b"later")
+
+
+CHANGED = b"SSL_do_handshake -> 1"
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.behaviour("SE-07")
+def test_a_server_that_changes_the_keys_is_answered_and_the_connection_goes_on(
+    certificates: Certificates, make_client: MakeClient
+) -> None:
+    """Python's own servers cannot do that, the command line's can: a line "K" changes them and wants the same of us."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the command openssl is not here")
+    port = free_port()
+    command = ["openssl", "s_server", "-accept", str(port), "-tls1_3"]
+    command += ["-cert", str(certificates.server_cert), "-key", str(certificates.server_key)]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    heard = bytearray()
+
+    def listen(stream: Any) -> None:
+        while data := stream.read1(65_536):
+            heard.extend(data)
+
+    def change_keys(stream: Any = server.stdin) -> bool:
+        stream.write(b"K\n")
+        stream.flush()
+        return True
+
+    thread = threading.Thread(target=listen, args=(server.stdout,), name="fake-server", daemon=True)
+    thread.start()
+    client, address = make_client(tls=context(certificates)), f"127.0.0.1:{port}"
+    try:
+        assert eventually(lambda: listens(port))
+        connections = set()
+        for turn in range(3):
+            client.invoke_oneway(address, request(turn=f"turn {turn}"), 5_000)
+            connections.add(client.connection(address))
+            changes = heard.count(CHANGED)
+            assert eventually(lambda: change_keys() and eventually(lambda: heard.count(CHANGED) > changes, 0.5))  # noqa: B023
+        client.invoke_oneway(address, request(turn="the last"), 5_000)
+        connections.add(client.connection(address))
+        change_keys()  # it writes what it heard when it has something to do
+        for text in ("turn 0", "turn 1", "turn 2", "the last"):
+            assert eventually(lambda: text.encode() in heard), text  # noqa: B023
+        assert len(connections) == 1
+    finally:
+        client.shutdown()
+        server.kill()
+        server.communicate()
+        thread.join(BOUND_S)
