@@ -81,6 +81,10 @@ class ApacheCluster(Administration):
 
     Ports are chosen per run and clients are told loopback addresses only; upstream itself opens a broker's replication
     port and a proxy's two ports on every address. All that is written lies in one temporary folder, removed at the end.
+
+    Args:
+        options: further options for every server's JVM.
+        tls: with what to talk to servers that ``options`` made take TLS only.
     """
 
     def __init__(
