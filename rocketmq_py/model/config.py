@@ -105,8 +105,9 @@ class ClientConfig:
         Raises:
             ConfigError: the namespace is not legal.
         """
-        if self.namespace:
-            names.check_namespace(self.namespace)
+        if not self.namespace or not isinstance(resource, str):
+            return resource  # what is no text is refused by whoever checks names
+        names.check_namespace(self.namespace)
         return names.wrap_namespace(self.namespace, resource)
 
     def name_servers(self) -> list[str]:

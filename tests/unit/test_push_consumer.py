@@ -169,9 +169,10 @@ def test_a_hook_without_its_methods_is_refused() -> None:
 def test_names_that_are_no_texts_are_refused_in_clear_words(name: Any) -> None:
     with pytest.raises(ConfigError, match="the name of a topic is a str"):
         make_consumer().subscribe(name)
-    consumer = DefaultMQPushConsumer(name, namesrv_addr=NOWHERE)
-    with pytest.raises(ConfigError, match="the name of a group is a str"):
-        consumer.start()
+    for namespace in (None, "ns"):
+        consumer = DefaultMQPushConsumer(name, namesrv_addr=NOWHERE, namespace=namespace)
+        with pytest.raises(ConfigError, match="the name of a group is a str"):
+            consumer.start()
     with pytest.raises(ConfigError, match="namesrv_addr is one text"):
         make_consumer(namesrv_addr=[NOWHERE]).start()
 
