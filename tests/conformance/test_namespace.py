@@ -41,7 +41,7 @@ def test_messages_of_a_namespace_come_and_come_again_under_their_short_topic_unt
         return LATER if msgs[0].body == b"fails" else SUCCESS
 
     collector = Collector(fail_always)
-    start_consumer(group, topic, collector, namespace=namespace, max_reconsume_times=1)
+    consumer = start_consumer(group, topic, collector, namespace=namespace, max_reconsume_times=1)
     with DefaultMQProducer(group, namesrv_addr=server.namesrv_addr, namespace=namespace) as producer:
         sent = producer.send(Message(topic, b"fails"), selector=choose, arg=2)
         batch = producer.send([Message(topic, b"one"), Message(topic, b"two")])
@@ -56,12 +56,9 @@ def test_messages_of_a_namespace_come_and_come_again_under_their_short_topic_unt
     ]
     assert failed == [(0, namespace), (1, namespace)]
     eventually(lambda: is_dead(server, f"{namespace}%{group}"), 60, "the message in the dead-letter topic")
-    full = f"{namespace}%{topic}"
-    eventually(
-        lambda: server.committed_offsets(f"{namespace}%{group}", full) == server.max_offsets(full),
-        30,
-        "committed = ends",
-    )
+    consumer.shutdown()
+    committed = server.committed_offsets(f"{namespace}%{group}", f"{namespace}%{topic}")
+    assert sum(offset for offset in committed.values() if offset > 0) == 3
 
 
 def is_dead(server: Server, group: str) -> bool:
