@@ -93,7 +93,9 @@ def test_without_a_namespace_names_stay_as_they_are(namespace: str | None) -> No
 
 
 @pytest.mark.behaviour("NS-01")
-@pytest.mark.parametrize("name", ["rmq_sys_topic", "TBW102", "RMQ_SYS_TRACE_TOPIC", "CID_RMQ_SYS_TRANS", ""])
+@pytest.mark.parametrize(
+    "name", ["rmq_sys_topic", "TBW102", "RMQ_SYS_TRACE_TOPIC", "CID_RMQ_SYS_TRANS", "DefaultCluster_REPLY_TOPIC", ""]
+)
 def test_names_of_the_system_are_in_no_namespace(name: str) -> None:
     assert names.wrap_namespace("ns", name) == name
 
