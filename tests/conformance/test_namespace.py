@@ -8,7 +8,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from rocketmq_py import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, DefaultMQProducer, Message, MessageQueue
+from rocketmq_py import (
+    ConsumeConcurrentlyContext,
+    ConsumeConcurrentlyStatus,
+    DefaultMQProducer,
+    Message,
+    MessageQueue,
+    SendCallback,
+    SendResult,
+)
 from rocketmq_py.model.results import Messages
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import StartConsumer
@@ -46,10 +54,14 @@ def test_messages_of_a_namespace_come_and_come_again_under_their_short_topic_unt
         sent = producer.send(Message(topic, b"fails"), selector=choose, arg=2)
         batch = producer.send([Message(topic, b"one"), Message(topic, b"two")])
         assert {queue.topic for queue in producer.fetch_publish_message_queues(topic)} == {topic}
+        results: list[SendResult] = []
+        producer.send_async(Message(topic, b"asynchronous"), SendCallback(on_success=results.append))
+        producer.send_oneway(Message(topic, b"one-way"))
+        collector.wait_for_bodies([b"one", b"two", b"fails", b"asynchronous", b"one-way"])
+        eventually(lambda: [result.message_queue.topic for result in results] == [topic], 30, "the callback")
     assert {queue.topic for queue in chosen_from} == {topic}
     assert (sent.message_queue.topic, sent.message_queue.queue_id, batch.message_queue.topic) == (topic, 2, topic)
-    collector.wait_for_bodies([b"one", b"two", b"fails"])
-    collector.wait_until(lambda: len(collector.deliveries) == 4, 60, "the retry")
+    collector.wait_until(lambda: len(collector.deliveries) == 6, 60, "the retry")
     assert {msg.topic for msg in collector.deliveries} == {topic}
     failed = [
         (msg.reconsume_times, msg.get_property("INSTANCE_ID")) for msg in collector.deliveries if msg.body == b"fails"
@@ -58,7 +70,7 @@ def test_messages_of_a_namespace_come_and_come_again_under_their_short_topic_unt
     eventually(lambda: is_dead(server, f"{namespace}%{group}"), 60, "the message in the dead-letter topic")
     consumer.shutdown()
     committed = server.committed_offsets(f"{namespace}%{group}", f"{namespace}%{topic}")
-    assert sum(offset for offset in committed.values() if offset > 0) == 3
+    assert sum(offset for offset in committed.values() if offset > 0) == 5
 
 
 def is_dead(server: Server, group: str) -> bool:

@@ -357,3 +357,45 @@ def test_we_ask_and_java_replies(cluster: ApacheCluster, asker: DefaultMQProduce
     assert program.stdout is not None
     assert program.stdout.readline() == "started\n"
     assert asker.request(Message(topic, b"from python"), 60_000).body == b"FROM PYTHON"
+
+
+@pytest.mark.behaviour("NS-03")
+def test_transactions_and_requests_work_in_a_namespace(cluster: ApacheCluster, transactional: Transactional) -> None:
+    namespace, topic, group = (f"{kind}-{uuid.uuid4().hex[:8]}" for kind in ("ns", "topic", "group"))
+    cluster.create_topic(f"{namespace}%{topic}", 4)
+    cluster.create_group(f"{namespace}%{group}")
+    listener = Transactions(COMMIT, COMMIT)
+    producer = transactional(listener, namespace=namespace)
+    replier = Replier(producer)
+    consumer = DefaultMQPushConsumer(
+        group,
+        namesrv_addr=cluster.namesrv_addr,
+        namespace=namespace,
+        consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
+    )
+    consumer.subscribe(topic)
+    consumer.register_message_listener(replier)
+    with consumer:
+        assert producer.request(Message(topic, b"question"), 60_000).body == b"QUESTION"
+        assert replier.requests[0].topic == topic
+    collector = Collector()
+    group = f"other-{group}"
+    cluster.create_group(f"{namespace}%{group}")
+    consumer = DefaultMQPushConsumer(
+        group,
+        namesrv_addr=cluster.namesrv_addr,
+        namespace=namespace,
+        consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
+    )
+    consumer.subscribe(topic)
+    consumer.register_message_listener(collector)
+    with consumer:
+        producer.send_message_in_transaction(Message(topic, b"committed"))
+        listener.executed = UNKNOW
+        asked_about = producer.send_message_in_transaction(Message(topic, b"asked about"))
+        listener.executed = ROLLBACK
+        producer.send_message_in_transaction(Message(topic, b"rolled back"))
+        collector.wait_for_bodies([b"committed", b"asked about"])
+    assert b"rolled back" not in collector.bodies()
+    assert (asked_about.message_queue.topic, listener.checks[0].topic) == (topic, topic)
+    assert {msg.topic for msg in collector.deliveries} == {topic}

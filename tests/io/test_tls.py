@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import ssl
@@ -327,10 +328,9 @@ def test_a_server_without_tls_costs_a_clear_error_and_bounded_time(
     server, client = make_server(never, on_accept=accept), make_client(tls=context(certificates))
     began = time.monotonic()
     outcome = begin(client, server)
-    with pytest.raises(ConnectError, match=f"cannot connect to {server.address}: {SAID[how]}"):
-        ask(client, server)
     assert outcome.told.wait(BOUND_S)
     assert isinstance(outcome.errors[0], ConnectError)
+    assert re.match(f"cannot connect to {server.address}: {SAID[how]}", str(outcome.errors[0]))
     assert time.monotonic() - began < 3
 
 
