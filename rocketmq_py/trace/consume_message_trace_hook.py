@@ -7,6 +7,7 @@ from typing import NamedTuple
 from rocketmq_py.clock import Clock
 from rocketmq_py.consumer.consume_result import ConsumeReturnType
 from rocketmq_py.consumer.hooks import CONSUME_CONTEXT_TYPE, ConsumeMessageContext
+from rocketmq_py.model import names
 from rocketmq_py.model.message import MessageConst
 from rocketmq_py.model.unique_id import create_uniq_id
 from rocketmq_py.trace.async_trace_dispatcher import AsyncTraceDispatcher
@@ -46,7 +47,8 @@ class ConsumeMessageTraceHook:
         if not beans:
             return
         before = TraceContext(
-            TraceType.SUB_BEFORE, self._clock.wall_ms(), region_id, context.consumer_group,
+            TraceType.SUB_BEFORE, self._clock.wall_ms(), region_id,
+            names.without_namespace(context.namespace, context.consumer_group),
             create_uniq_id(self._clock), beans,
         )  # fmt: skip
         context.mq_trace_context = _Begun(before, self._clock.monotonic_ms())

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from rocketmq_py.consumer.hooks import ConsumeMessageContext
 from rocketmq_py.errors import RequestTimeoutError
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
@@ -12,7 +13,7 @@ from rocketmq_py.trace.async_trace_dispatcher import KEYS_MAX_BYTES, MESSAGE_MAX
 from rocketmq_py.trace.consume_message_trace_hook import ConsumeMessageTraceHook
 from rocketmq_py.trace.trace_context import TraceBean, TraceContext, TraceType
 from rocketmq_py.trace.trace_data_encoder import encode_records
-from tests.unit.support import GROUP, LATER, SUCCESS, TOPIC, Core, message
+from tests.unit.support import GROUP, LATER, SUCCESS, TOPIC, Core, message, mq
 
 TRACE_TOPIC = "RMQ_SYS_TRACE_TOPIC"
 
@@ -285,3 +286,13 @@ def test_a_lost_context_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING):
         rig.append(10)
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.behaviour("NS-04")
+def test_records_name_the_group_without_its_namespace() -> None:
+    rig = Rig()
+    hook = ConsumeMessageTraceHook(rig.dispatcher, rig.runtime.clock)
+    context = ConsumeMessageContext("ns%group", (traced_message(0),), mq(), namespace="ns")
+    hook.consume_message_before(context)
+    assert isinstance(context.mq_trace_context, tuple)
+    assert context.mq_trace_context[0].group_name == "group"
