@@ -122,7 +122,7 @@ class MQClientInstance:
     for after a change tells of the change.
 
     Attributes:
-        refusal: why the last heartbeats were refused for want of permission, if no broker heard one.
+        refusal: why the last heartbeats were refused, if every broker refused them for want of permission.
     """
 
     def __init__(self, client_id: str, config: ClientConfig, runtime: Runtime) -> None:
@@ -386,16 +386,18 @@ class MQClientInstance:
             return False
         body = bodies.encode_heartbeat(self._client_id, producers, [consumer.heartbeat() for consumer in consumers])
         heard = False
-        refusal: BrokerError | None = None
+        failures: list[RocketMQError] = []
         for address in self.routes.broker_addresses(masters_only=not consumers):
             try:
                 self.broker.heartbeat(address, body)
                 heard = True
             except RocketMQError as error:
-                if isinstance(error, BrokerError) and error.code == ResponseCode.NO_PERMISSION:
-                    refusal = error
+                failures.append(error)
                 self._warnings.warning(("heartbeat", address), "heartbeat to %s failed: %s", address, error)
-        self.refusal = None if heard else refusal
+        refusals = [
+            error for error in failures if isinstance(error, BrokerError) and error.code == ResponseCode.NO_PERMISSION
+        ]
+        self.refusal = refusals[0] if refusals and not heard and len(refusals) == len(failures) else None
         return heard
 
     def check_client_in_broker(self, group: str, subscriptions: Iterable[SubscriptionData]) -> None:

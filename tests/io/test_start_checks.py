@@ -117,3 +117,13 @@ def test_a_broker_too_old_for_expressions_is_not_pulled_and_named_in_the_log(
     assert stays(lambda: cluster.broker.count(PULL) == len(cluster.pulls(topic="%RETRY%group")), 0.3)
     consumer.consumer.subscribe(TOPIC, "*")
     assert consumer.has(b"one")
+
+
+@pytest.mark.behaviour("SE-03")
+def test_a_refusal_beside_a_broker_that_does_not_answer_does_not_fail_the_start(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    cluster = make_cluster(["broker-a", "broker-b"])
+    other = cluster.brokers["broker-b"]
+    cluster.scripts[HEARTBEAT] = lambda peer, seen: peer not in other.peers or refuse(peer, seen)  # a: silence
+    assert make_consumer(cluster, mq_client_api_timeout=200).consumer.state is ServiceState.RUNNING
