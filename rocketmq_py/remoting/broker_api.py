@@ -191,9 +191,15 @@ class BrokerApi:
         def reply(command: RemotingCommand) -> None:
             on_result(self._pull_result(command, mq, broker.address))
 
+        def slave_failed(failure: Exception) -> None:
+            # The master has the messages, too: it is asked next, and may name the slave again. Java asks the slave on.
+            self._suggested_broker.pop(mq, None)
+            on_error(failure)
+
         self._remoting.invoke_async(
-            (broker.address, lane), Request(RequestCode.PULL_MESSAGE, ext_fields), call.timeout_ms, reply, on_error
-        )
+            (broker.address, lane), Request(RequestCode.PULL_MESSAGE, ext_fields), call.timeout_ms, reply,
+            slave_failed if broker.is_slave else on_error,
+        )  # fmt: skip
 
     def _pull_result(self, reply: RemotingCommand, mq: MessageQueue, address: str) -> PullResult:
         status = _PULL_STATUS.get(reply.code)  # type: ignore[call-overload]

@@ -231,7 +231,7 @@ class ApacheCluster(Administration):
     def _start(self) -> None:
         (namesrv,), (broker,), (remoting, grpc) = free_ports(0), free_ports(-2, 0, 1)[1:2], free_ports(0, 1)
         namesrv_config = self._dir / "namesrv.conf"
-        _write_properties(namesrv_config, {"listenPort": namesrv, "bindAddress": "127.0.0.1"})
+        write_properties(namesrv_config, {"listenPort": namesrv, "bindAddress": "127.0.0.1"})
         self._add("namesrv", "namesrv.NamesrvStartup", "-c", namesrv_config, self._profile.namesrv, (namesrv,))
         self._add("broker", "broker.BrokerStartup", "-c", self._broker_config, self._profile.broker, (broker,))
         self._launch(self._servers["namesrv"])
@@ -258,6 +258,10 @@ class ApacheCluster(Administration):
 
     def _start_broker(self) -> None:
         # written each time, because a configuration request makes the broker write its own over it
+        write_properties(self._broker_config, self._broker_settings())
+        self._launch(self._servers["broker"])
+
+    def _broker_settings(self) -> dict[str, object]:
         settings: dict[str, object] = {
             "brokerClusterName": CLUSTER_NAME,
             "brokerName": BROKER_NAME,
@@ -274,8 +278,7 @@ class ApacheCluster(Administration):
             "connectTimeoutMillis": 200,
             "diskMaxUsedSpaceRatio": 95,
         }
-        _write_properties(self._broker_config, settings | dict(self._profile.store) | self._extra_broker_config)
-        self._launch(self._servers["broker"])
+        return settings | dict(self._profile.store) | self._extra_broker_config
 
     def _wait_broker(self) -> None:
         """Wait until the name server routes to the broker.
@@ -354,7 +357,7 @@ class ApacheCluster(Administration):
         raise ClusterError(f"waited {timeout_s:.0f} s for {what}: {last}\n{self.log_tail()}")
 
 
-def _write_properties(file: Path, settings: Mapping[str, object]) -> None:
+def write_properties(file: Path, settings: Mapping[str, object]) -> None:
     file.write_text("".join(f"{name}={text_of(value)}\n" for name, value in settings.items()))
 
 
