@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 from rocketmq_py.errors import ProtocolError
 from rocketmq_py.model import fastjson
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import QueueAssignment
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
 from rocketmq_py.model.running_info import (
     ConsumeMessageDirectlyResult,
@@ -287,6 +288,40 @@ def parse_reset_offset(body: bytes) -> dict[MessageQueue, int]:
         if _checked(offset, int, f"the offset of {mq}") < 0:
             raise ProtocolError(f"the offset of {mq} is {offset}")
     return offsets
+
+
+def encode_query_assignment(topic: str, group: str, client_id: str, strategy_name: str, message_model: str) -> bytes:
+    """Body of QUERY_ASSIGNMENT. Source: QueryAssignmentRequestBody."""
+    return fastjson.dumps(
+        {
+            "clientId": client_id,
+            "consumerGroup": group,
+            "messageModel": message_model,
+            "strategyName": strategy_name,
+            "topic": topic,
+        }
+    )
+
+
+def parse_assignment(body: bytes) -> QueueAssignment | None:
+    """The reply to QUERY_ASSIGNMENT; None when the broker cannot tell (yet), and nothing is to change.
+
+    Whatever is not to be popped is to be pulled; entries without a queue are skipped, as in Java.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    told = _object(fastjson.loads(body), "the reply").get("messageQueueAssignments")
+    if told is None:
+        return None
+    modes: dict[bool, set[MessageQueue]] = {True: set(), False: set()}
+    for each in _checked(told, list, "messageQueueAssignments"):
+        assignment = _object(each, "an assignment")
+        if assignment.get("messageQueue") is not None:
+            modes[assignment.get("mode") == "POP"].add(_queue_of(_object(assignment["messageQueue"], "a queue")))
+    if len(modes[True]) + len(modes[False]) > QUEUE_NUMS_MAX:
+        raise ProtocolError(f"more than {QUEUE_NUMS_MAX} queues are assigned")
+    return QueueAssignment(pull=frozenset(modes[False]), pop=frozenset(modes[True]))
 
 
 def _queue_of(fields: Mapping[Any, Any]) -> MessageQueue:
