@@ -628,6 +628,7 @@ class _Parts:
             start_timestamp=self._config._made_at,
             subscriptions=self.rebalance.subscriptions_to_announce(),
             windows=self.rebalance.windows(),
+            popped=() if self.pops is None else self.pops.assignment.pops.queues(),
             offset_store=self._offset_store,
             stats=self.client.consumer_stats,
             clock=self._runtime.clock,
@@ -689,6 +690,7 @@ class _PopParts:
         subscription: Callable[[str], SubscriptionData | None],
     ) -> None:
         runtime, config, group, counters = consumer._runtime, consumer, consumer.group, consumer._counters
+        stats = shared.consumer_stats.group(group)
         broker: PopBroker = shared.pop_broker
         settlement = PopSettlement(group, broker, counters, RateLimitedLog(runtime.clock, _log))
         self.service = ConsumeMessagePopConcurrentlyService(
@@ -700,6 +702,7 @@ class _PopParts:
             send_back=send_back,
             hooks=consumer._hooks,
             counters=counters,
+            stats=stats,
         )
         self.popper = MessagePopper(
             group=group,
@@ -708,6 +711,7 @@ class _PopParts:
             broker=broker,
             dispatch=shared.pulls,
             counters=counters,
+            stats=stats,
             subscription=subscription,
             settlement=settlement,
             consume=self.service.submit_pop_consume_request,

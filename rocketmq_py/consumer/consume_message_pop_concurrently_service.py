@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.consumer.listener_caller import ConcurrentListenerCaller, batches
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
@@ -51,6 +52,7 @@ class ConsumeMessagePopConcurrentlyService:
         send_back: SendMessageBack,
         hooks: Sequence[ConsumeMessageHook],
         counters: ConsumerCounters,
+        stats: GroupStats,
     ) -> None:
         self._group = group
         self._config = config
@@ -61,6 +63,7 @@ class ConsumeMessagePopConcurrentlyService:
         self._settlement = settlement
         self._send_back = send_back
         self._counters = counters
+        self._stats = stats
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._pool = runtime.worker_pool(
             f"ConsumeMessagePopThread_{group[:100]}_", config.consume_thread_min, self._consume
@@ -100,7 +103,7 @@ class ConsumeMessagePopConcurrentlyService:
         return receipt.invisible_time if receipt.pop_time > 0 and receipt.invisible_time > 0 else 0
 
     def _consume(self, request: PopConsumeRequest) -> None:
-        """Source: ConsumeRequest.run. Behaviour: PO-04 to PO-06."""
+        """Source: ConsumeRequest.run. Behaviour: PO-04 to PO-06, PO-34."""
         msgs, queue, mq, lease_ends_ms, invisible_ms = request
         if queue.dropped:
             _log.info("group %s: queue %s was taken away, %s messages are not consumed", self._group, mq, len(msgs))
@@ -109,7 +112,9 @@ class ConsumeMessagePopConcurrentlyService:
             self._report_timed_out(request, "before they could be consumed")
             return
         context = ConsumeConcurrentlyContext(mq)
+        begin_ms = self._clock.monotonic_ms()
         status = self._caller.call(msgs, mq, context, invisible_ms)
+        self._stats[mq.topic].inc_consume_rt(self._clock.monotonic_ms() - begin_ms)
         if queue.dropped:
             queue.dec_found_msg(-len(msgs))
             _log.warning(
@@ -136,8 +141,12 @@ class ConsumeMessagePopConcurrentlyService:
         self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, request: PopConsumeRequest
     ) -> None:
         """Source: ConsumeMessagePopConcurrentlyService.processConsumeResult. Behaviour: PO-07 to PO-11."""
-        msgs, queue = request[0], request[1]
+        msgs, queue, mq = request[:3]
         failed = self._caller.failed_indexes(status, context, len(msgs))
+        stats = self._stats[mq.topic]
+        if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS:
+            stats.inc_consume_ok_tps(len(msgs) - len(failed))
+        stats.inc_consume_failed_tps(len(failed))
         for msg in msgs[: len(msgs) - len(failed)]:
             self._settlement.ack(msg)
             queue.ack()

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.flow_control import (
     PULL_TIME_DELAY_MILLS_WHEN_BROKER_FLOW_CONTROL,
     PULL_TIME_DELAY_MILLS_WHEN_CACHE_FLOW_CONTROL,
@@ -85,6 +86,7 @@ class MessagePopper:
         broker: PopBroker,
         dispatch: PullDispatch,
         counters: ConsumerCounters,
+        stats: GroupStats,
         subscription: Callable[[str], SubscriptionData | None],
         settlement: PopSettlement,
         consume: ConsumePopped,
@@ -94,6 +96,7 @@ class MessagePopper:
         self._broker = broker
         self._dispatch = dispatch
         self._counters = counters
+        self._stats = stats
         self._subscription = subscription
         self._settlement = settlement
         self._consume = consume
@@ -164,19 +167,23 @@ class MessagePopper:
     def on_result(self, request: PopRequest, result: PopResult, subscription: SubscriptionData, asked_ms: int) -> None:
         """The broker answered. Behaviour: PO-18 to PO-20. Source: PopCallback.onSuccess."""
         if result.status is PopStatus.FOUND:
-            self._on_found(request, result, subscription)
+            self._on_found(request, result, subscription, asked_ms)
         elif result.status is PopStatus.POLLING_FULL or self._now_ms() - asked_ms < HASTY_ANSWER_MS:
             self.execute_pop_pull_request_later(request, self._config.pull_time_delay_mills_when_exception)
         else:
             self.pop_message(request)
 
-    def _on_found(self, request: PopRequest, result: PopResult, subscription: SubscriptionData) -> None:
+    def _on_found(self, request: PopRequest, result: PopResult, subscription: SubscriptionData, asked_ms: int) -> None:
+        """Behaviour: PO-34."""
         queue = request.pop_process_queue
+        stats = self._stats[request.mq.topic]
+        stats.inc_pull_rt(self._now_ms() - asked_ms)
         # By the newest subscription, as pulls are filtered.
         msgs = self._settled(result.messages, self._subscription(request.mq.topic) or subscription)
         if not msgs:
             self.pop_message(request)
             return
+        stats.inc_pull_tps(len(msgs))
         queue.inc_found_msg(len(msgs))
         self._consume(msgs, queue, request.mq)
         if self._config.pull_interval > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rocketmq_py.clock import Clock
 from rocketmq_py.consumer.process_queue import PULL_MAX_IDLE_TIME_MS
+from rocketmq_py.model.running_info import PopProcessQueueInfo
 from rocketmq_py.runtime import Mutex
 
 
@@ -57,6 +58,10 @@ class PopProcessQueue:
     def is_pull_expired(self) -> bool:
         """Whether nobody popped it for more than 120 s: its request got lost. Behaviour: PO-02."""
         return self._now_ms() - self.last_pop_timestamp > PULL_MAX_IDLE_TIME_MS
+
+    def fill_pop_process_queue_info(self) -> PopProcessQueueInfo:
+        """As operators see it; the moment by the monotonic clock."""
+        return PopProcessQueueInfo(self.wait_ack_msg_count, self.dropped, self.last_pop_timestamp)
 
     def __repr__(self) -> str:
         return f"<PopProcessQueue {self.wait_ack_msg_count} not settled{', dropped' if self.dropped else ''}>"

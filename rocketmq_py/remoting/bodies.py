@@ -19,6 +19,7 @@ from rocketmq_py.model.running_info import (
     ConsumeMessageDirectlyResult,
     ConsumerRunningInfo,
     ConsumeStatus,
+    PopProcessQueueInfo,
     ProcessQueueInfo,
 )
 from rocketmq_py.model.subscription import TAG, SubscriptionData
@@ -207,7 +208,7 @@ def encode_locked(mqs: Iterable[MessageQueue]) -> bytes:
 def encode_consumer_running_info(info: ConsumerRunningInfo) -> bytes:
     """The answer to GET_CONSUMER_RUNNING_INFO. Source: ConsumerRunningInfo."""
     fields: dict[str, object] = {
-        "mqPopTable": {},
+        "mqPopTable": {mq: _pop_process_queue_info(each) for mq, each in info.mq_pop_table.items()},
         "mqTable": {mq: _process_queue_info(each) for mq, each in info.mq_table.items()},
         "properties": info.properties,
         "statusTable": {topic: _consume_status(each) for topic, each in info.status_table.items()},
@@ -217,6 +218,14 @@ def encode_consumer_running_info(info: ConsumerRunningInfo) -> bytes:
     if info.jstack is not None:
         fields["jstack"] = info.jstack
     return fastjson.dumps(fields)
+
+
+def _pop_process_queue_info(info: PopProcessQueueInfo) -> dict[str, object]:
+    return {
+        "droped": info.dropped,
+        "lastPopTimestamp": info.last_pop_timestamp,
+        "waitAckCount": info.wait_ack_count,
+    }
 
 
 def _process_queue_info(info: ProcessQueueInfo) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from collections import Counter
@@ -32,11 +33,16 @@ SUCCESS, LATER = ConsumeConcurrentlyStatus.CONSUME_SUCCESS, ConsumeConcurrentlyS
 apache_broker = pytest.mark.parametrize("server", ["apache-broker"], indirect=True)
 
 
-def set_mode(server: Server, group: str, topic: str, mode: str) -> None:
+def cluster_of(server: Server) -> ApacheCluster:
     assert isinstance(server, ApacheBroker)
-    arguments = ("-b", server.cluster.broker_addr, "-t", topic, "-g", group, "-m", mode, "-q", "0")
     assert isinstance(server.cluster, ApacheCluster)
-    assert "success" in server.cluster.mqadmin("setConsumeMode", *arguments)
+    return server.cluster
+
+
+def set_mode(server: Server, group: str, topic: str, mode: str) -> None:
+    cluster = cluster_of(server)
+    arguments = ("-b", cluster.broker_addr, "-t", topic, "-g", group, "-m", mode, "-q", "0")
+    assert "success" in cluster.mqadmin("setConsumeMode", *arguments)
 
 
 def popping_group(server: Server, topic: str) -> str:
@@ -105,6 +111,9 @@ def test_popped_messages_are_consumed_once_failed_ones_again_and_those_of_a_list
     assert [body for body in [*bodies, b"dead"] if calls[body] != 1] == []
     assert server.max_offsets(f"%DLQ%{group}") == {0: 1}
     assert consumer.counters()[Event.POP_TIMED_OUT] >= 1
+    (client_id,) = server.consumer_ids(group)
+    shown = cluster_of(server).mqadmin("consumerStatus", "-g", group, "-i", client_id)
+    assert re.search(rf"^{topic} +broker-a +-1 ", shown.partition("#Consumer Pop Detail#")[2], re.MULTILINE), shown
     assert consumer.counters()[Event.SETTLE_FAILED] == 0
 
 

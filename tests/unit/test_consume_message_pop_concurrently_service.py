@@ -9,6 +9,7 @@ from rocketmq_py.consumer.consume_message_pop_concurrently_service import (
     POP_DELAY_LEVEL,
     ConsumeMessagePopConcurrentlyService,
 )
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.hooks import ConsumeMessageContext
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.pop_settlement import PopSettlement
@@ -21,7 +22,7 @@ from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurr
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.testing import FakeBroker, InlineExecutor, ManualRuntime
 from tests.unit.pop_support import POP_TIME, PopBroker, popped
-from tests.unit.support import GROUP, LATER, SUCCESS, mq, offsets
+from tests.unit.support import GROUP, LATER, SUCCESS, TOPIC, mq, offsets
 
 SECOND_MS = 1_000
 HOUR_MS = 3_600_000
@@ -58,6 +59,7 @@ class Consuming:
         self.dead_letters = FakeBroker()
         self.counters = ConsumerCounters()
         self.hook = Hook()
+        self.stats = GroupStats(GROUP)
         config = ConsumerConfig(**settings)
         warnings = RateLimitedLog(self.clock, logging.getLogger(__name__))
         self.service = ConsumeMessagePopConcurrentlyService(
@@ -69,6 +71,7 @@ class Consuming:
             send_back=SendMessageBack(GROUP, config.effective_max_reconsume_times(), self.dead_letters, warnings),
             hooks=[self.hook],
             counters=self.counters,
+            stats=self.stats,
         )
         self.queue = PopProcessQueue(self.clock)
 
@@ -397,3 +400,25 @@ def test_so_is_a_delay(raised: bool, caplog: pytest.LogCaptureFixture) -> None:
     assert core.not_settled == 0
     assert core.count(Event.SETTLE_FAILED) == 2
     assert "cannot put off for 10 s popped message" in caplog.text
+
+
+# Statistics.
+
+
+@pytest.mark.behaviour("PO-34")
+@pytest.mark.parametrize(
+    ("answer", "takes_ms", "told"),
+    [(SUCCESS, 40, (40.0, 2, 1)), (LATER, 20, (20.0, 0, 3)), (SUCCESS, 60_000, (60_000.0, 0, 0))],
+)
+def test_a_listener_call_counts_its_time_and_what_succeeded_and_failed(
+    answer: Any, takes_ms: int, told: tuple[float, int, int]
+) -> None:
+    core = Consuming(answer, consume_message_batch_max_size=3)
+    core.ack_index = 1
+    core.listener_takes_ms = takes_ms
+    core.consume(popped(0), popped(1), popped(2))
+    topic = core.stats[TOPIC]
+    for interval_ms in (10_000, 600_000):
+        topic.sample(interval_ms, core.clock.wall_ms())
+    status = topic.consume_status()
+    assert (status.consume_rt, round(status.consume_ok_tps * 10), status.consume_failed_msgs) == told

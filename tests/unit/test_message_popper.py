@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.message_popper import MessagePopper, PopRequest, init_mode
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.pop_settlement import PopSettlement
@@ -31,6 +32,7 @@ class Popping:
         self.broker = PopBroker()
         self.dispatch = Dispatch()
         self.counters = ConsumerCounters()
+        self.stats = GroupStats(GROUP)
         self.config = ConsumerConfig(**settings)
         self.subscriptions: dict[str, SubscriptionData] = {TOPIC: build_subscription_data(TOPIC, expression, 1)}
         self.consumed: list[list[int]] = []
@@ -41,6 +43,7 @@ class Popping:
             broker=self.broker,
             dispatch=self.dispatch,
             counters=self.counters,
+            stats=self.stats,
             subscription=self.subscriptions.get,
             settlement=PopSettlement(
                 GROUP, self.broker, self.counters, RateLimitedLog(self.clock, logging.getLogger(__name__))
@@ -182,6 +185,15 @@ def test_popped_messages_are_counted_and_consumed_and_the_next_pop_is_begun_at_o
     assert popping.consumed == [[0, 1]]
     assert popping.queue.wait_ack_msg_count == 2
     assert popping.next_pops == (1, [])
+
+
+@pytest.mark.behaviour("PO-34")
+def test_a_pop_that_found_messages_counts_its_time_and_what_is_left_of_them() -> None:
+    popping = Popping("a")
+    popping.pop_and_get(popped(0, tags="a"), popped(1, tags="b"), after_ms=70)
+    popping.stats[TOPIC].sample(10_000, popping.clock.wall_ms())
+    status = popping.stats[TOPIC].consume_status()
+    assert (status.pull_rt, round(status.pull_tps * 10)) == (70.0, 1)
 
 
 @pytest.mark.behaviour("PO-18")

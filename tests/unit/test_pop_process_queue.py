@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
+from rocketmq_py.model.running_info import PopProcessQueueInfo
 from rocketmq_py.testing import ManualClock
 
 
@@ -29,3 +30,12 @@ def test_a_queue_not_popped_for_more_than_120_s_is_expired_whatever_the_wall_clo
     assert queue.is_pull_expired is True
     queue.last_pop_timestamp = clock.monotonic_ms()
     assert queue.is_pull_expired is False
+
+
+@pytest.mark.behaviour("PO-35")
+def test_a_popped_queue_tells_what_is_not_settled_and_when_it_was_popped() -> None:
+    clock = ManualClock()
+    queue = PopProcessQueue(clock)
+    queue.inc_found_msg(2)
+    queue.dropped = True
+    assert queue.fill_pop_process_queue_info() == PopProcessQueueInfo(2, True, clock.monotonic_ms())
