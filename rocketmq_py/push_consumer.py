@@ -409,6 +409,7 @@ class _Parts:
         self.pops: _PopParts | None = None
         if not config.client_rebalance and clustering and isinstance(listener, MessageListenerConcurrently):
             self.pops = _PopParts(
+                group,
                 consumer,
                 shared,
                 listener,
@@ -683,13 +684,14 @@ class _PopParts:
 
     def __init__(
         self,
+        group: str,
         consumer: DefaultMQPushConsumer,
         shared: MQClientInstance,
         listener: MessageListenerConcurrently,
         send_back: SendMessageBack,
         subscription: Callable[[str], SubscriptionData | None],
     ) -> None:
-        runtime, config, group, counters = consumer._runtime, consumer, consumer.group, consumer._counters
+        runtime, config, counters = consumer._runtime, consumer, consumer._counters
         stats = shared.consumer_stats.group(group)
         broker: PopBroker = shared.pop_broker
         settlement = PopSettlement(group, broker, counters, RateLimitedLog(runtime.clock, _log))
@@ -715,6 +717,7 @@ class _PopParts:
             subscription=subscription,
             settlement=settlement,
             consume=self.service.submit_pop_consume_request,
+            filter_hooks=consumer._filter_hooks,
         )
         queues = PopQueues(group, runtime.clock, lambda: init_mode(config), self.popper.execute_pop_pull_request_later)
         strategy = config.allocate_message_queue_strategy or AllocateMessageQueueAveragely()

@@ -148,21 +148,21 @@ class ConsumeMessagePopConcurrentlyService:
             stats.inc_consume_ok_tps(len(msgs) - len(failed))
         stats.inc_consume_failed_tps(len(failed))
         for msg in msgs[: len(msgs) - len(failed)]:
-            self._settlement.ack(msg)
+            self._settlement.ack(msg, mq.topic)
             queue.ack()
         for msg in msgs[len(msgs) - len(failed) :]:
             queue.ack()
-            self._again_later(msg, context)
+            self._again_later(msg, mq, context)
 
-    def _again_later(self, msg: MessageExt, context: ConsumeConcurrentlyContext) -> None:
+    def _again_later(self, msg: MessageExt, mq: MessageQueue, context: ConsumeConcurrentlyContext) -> None:
         delay_level = self._delay_level(context)
         if delay_level < 0 and self._send_back.send(msg, delay_level):
             self._counters.count(Event.SENT_BACK)
-            self._settlement.ack(msg)
+            self._settlement.ack(msg, mq.topic)
         elif msg.reconsume_times >= self._config.effective_max_reconsume_times():
-            self._check_need_ack_or_delay(msg)
+            self._check_need_ack_or_delay(msg, mq)
         else:
-            self._change_pop_invisible_time(msg, delay_level if delay_level > 0 else msg.reconsume_times)
+            self._change_pop_invisible_time(msg, mq, delay_level if delay_level > 0 else msg.reconsume_times)
 
     def _delay_level(self, context: ConsumeConcurrentlyContext) -> int:
         level: object = context.delay_level_when_next_consume
@@ -175,7 +175,7 @@ class ConsumeMessagePopConcurrentlyService:
         )  # fmt: skip
         return 0
 
-    def _check_need_ack_or_delay(self, msg: MessageExt) -> None:
+    def _check_need_ack_or_delay(self, msg: MessageExt, mq: MessageQueue) -> None:
         """What failed too often is given up when it is old, and else put off by its age.
 
         Source: ConsumeMessagePopConcurrentlyService.checkNeedAckOrDelay.
@@ -188,11 +188,11 @@ class ConsumeMessagePopConcurrentlyService:
                 "group %s: message %s (keys %s) failed %s times in %s minutes, it is given up",
                 self._group, msg.msg_id, msg.keys, msg.reconsume_times + 1, age_ms // 60_000,
             )  # fmt: skip
-            self._settlement.ack(msg)
+            self._settlement.ack(msg, mq.topic)
         else:
-            self._change_pop_invisible_time(msg, sum(age_ms >= seconds * 1_000 for seconds in POP_DELAY_LEVEL))
+            self._change_pop_invisible_time(msg, mq, sum(age_ms >= seconds * 1_000 for seconds in POP_DELAY_LEVEL))
 
-    def _change_pop_invisible_time(self, msg: MessageExt, delay_level: int) -> None:
+    def _change_pop_invisible_time(self, msg: MessageExt, mq: MessageQueue, delay_level: int) -> None:
         """Have a message come again after the table's delay; a level beyond its ends counts as the end."""
         seconds = POP_DELAY_LEVEL[min(max(delay_level, 0), len(POP_DELAY_LEVEL) - 1)]
-        self._settlement.change_invisible_time(msg, seconds * 1_000)
+        self._settlement.change_invisible_time(msg, mq.topic, seconds * 1_000)

@@ -7,7 +7,7 @@ next pop of the queue exactly once, or ends it for good because the queue was dr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rocketmq_py.consumer.consumer_stats_manager import GroupStats
@@ -16,6 +16,7 @@ from rocketmq_py.consumer.flow_control import (
     PULL_TIME_DELAY_MILLS_WHEN_CACHE_FLOW_CONTROL,
     PULL_TIME_DELAY_MILLS_WHEN_SUSPEND,
 )
+from rocketmq_py.consumer.hooks import FilterMessageHook, run_filter
 from rocketmq_py.consumer.message_puller import BROKER_SUSPEND_MAX_TIME_MILLIS, wanted
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.pop_settlement import PopSettlement
@@ -75,6 +76,7 @@ class MessagePopper:
     Args:
         subscription: what the user wants of a topic, None when it is not subscribed (any more).
         consume: takes popped messages.
+        filter_hooks: look at what the tag filter let through; the list may grow.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class MessagePopper:
         subscription: Callable[[str], SubscriptionData | None],
         settlement: PopSettlement,
         consume: ConsumePopped,
+        filter_hooks: Sequence[FilterMessageHook] = (),
     ) -> None:
         self._group = group
         self._config = config
@@ -100,6 +103,7 @@ class MessagePopper:
         self._subscription = subscription
         self._settlement = settlement
         self._consume = consume
+        self._filter_hooks = filter_hooks
         self._now_ms = runtime.clock.monotonic_ms
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self.running = False
@@ -179,7 +183,7 @@ class MessagePopper:
         stats = self._stats[request.mq.topic]
         stats.inc_pull_rt(self._now_ms() - asked_ms)
         # By the newest subscription, as pulls are filtered.
-        msgs = self._settled(result.messages, self._subscription(request.mq.topic) or subscription)
+        msgs = self._settled(request.mq, result.messages, self._subscription(request.mq.topic) or subscription)
         if not msgs:
             self.pop_message(request)
             return
@@ -191,13 +195,16 @@ class MessagePopper:
         else:
             self.pop_message(request)
 
-    def _settled(self, msgs: list[MessageExt], subscription: SubscriptionData) -> list[MessageExt]:
+    def _settled(self, mq: MessageQueue, msgs: list[MessageExt], subscription: SubscriptionData) -> list[MessageExt]:
         """What is to be consumed; the rest is acknowledged: messages nobody wants and those that failed too often.
 
         Behaviour: PO-21. Source: DefaultMQPushConsumerImpl.processPopResult.
         """
         max_times = self._config.effective_max_reconsume_times()
-        kept = [msg for msg in wanted(msgs, subscription) if msg.reconsume_times <= max_times]
+        kept = wanted(msgs, subscription)
+        if self._filter_hooks:
+            kept = run_filter(self._filter_hooks, self._group, mq, kept, self._config.unit_mode)
+        kept = [msg for msg in kept if msg.reconsume_times <= max_times]
         if len(kept) != len(msgs):
             ids = {id(msg) for msg in kept}  # by identity: messages have no equality
             for msg in msgs:
@@ -205,7 +212,7 @@ class MessagePopper:
                     if msg.reconsume_times > max_times:
                         self._counters.count(Event.POP_GIVEN_UP)
                         _log.warning("group %s: %r came too often, it is given up", self._group, msg)
-                    self._settlement.ack(msg)
+                    self._settlement.ack(msg, mq.topic)
         return kept
 
     def on_error(self, request: PopRequest, error: Exception) -> None:

@@ -28,19 +28,24 @@ class PopSettlement:
         self._counters = counters
         self._warnings = warnings
 
-    def ack(self, msg: MessageExt) -> None:
-        """Tell the broker that the message is done with. Behaviour: PO-12."""
+    def ack(self, msg: MessageExt, topic: str) -> None:
+        """Tell the broker that the message is done with. Behaviour: PO-12.
+
+        ``topic`` is the one popped: the message itself shows the user's name of it, without the namespace.
+        """
         try:
-            self._broker.ack_message(self._group, msg, SETTLE_TIMEOUT_MS, lambda error: self._failed("ack", msg, error))
+            self._broker.ack_message(
+                self._group, topic, msg, SETTLE_TIMEOUT_MS, lambda error: self._failed("ack", msg, error)
+            )
         except RocketMQError as error:
             self._failed("ack", msg, error)
 
-    def change_invisible_time(self, msg: MessageExt, invisible_ms: int) -> None:
+    def change_invisible_time(self, msg: MessageExt, topic: str, invisible_ms: int) -> None:
         """Have the message come again after ``invisible_ms``. Behaviour: PO-13."""
         doing = f"put off for {invisible_ms // 1000} s"
         try:
             self._broker.change_invisible_time(
-                self._group, msg, invisible_ms, SETTLE_TIMEOUT_MS, lambda error: self._failed(doing, msg, error)
+                self._group, topic, msg, invisible_ms, SETTLE_TIMEOUT_MS, lambda error: self._failed(doing, msg, error)
             )
         except RocketMQError as error:
             self._failed(doing, msg, error)

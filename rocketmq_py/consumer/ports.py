@@ -131,8 +131,10 @@ class PopBroker(Protocol):
         """Ask for messages and their leases; the callbacks are as in ``Broker.pull_message``."""
         ...
 
-    def ack_message(self, group: str, msg: MessageExt, timeout_ms: int, on_error: Callable[[Exception], None]) -> None:
-        """End the lease of a popped message: it is consumed.
+    def ack_message(
+        self, group: str, topic: str, msg: MessageExt, timeout_ms: int, on_error: Callable[[Exception], None]
+    ) -> None:
+        """End the lease of a popped message: it is consumed. ``topic`` is the one popped.
 
         Raises:
             ProtocolError: the message carries no usable receipt.
@@ -140,7 +142,13 @@ class PopBroker(Protocol):
         ...
 
     def change_invisible_time(
-        self, group: str, msg: MessageExt, invisible_ms: int, timeout_ms: int, on_error: Callable[[Exception], None]
+        self,
+        group: str,
+        topic: str,
+        msg: MessageExt,
+        invisible_ms: int,
+        timeout_ms: int,
+        on_error: Callable[[Exception], None],
     ) -> None:
         """Have the lease of a popped message end so much later from now: the group gets it again then.
 

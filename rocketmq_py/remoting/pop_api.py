@@ -99,24 +99,25 @@ class PopApi:
             mq.broker_name, mq.topic, Request(RequestCode.POP_MESSAGE, ext_fields), call.timeout_ms, reply, on_error
         )
 
-    def ack_message(self, group: str, msg: MessageExt, timeout_ms: int, on_error: OnError) -> None:
+    def ack_message(self, group: str, topic: str, msg: MessageExt, timeout_ms: int, on_error: OnError) -> None:
         """See ``consumer.ports.PopBroker.ack_message``. Source: DefaultMQPushConsumerImpl.ackAsync."""
-        self._settle(RequestCode.ACK_MESSAGE, group, msg, {}, timeout_ms, on_error)
+        self._settle(RequestCode.ACK_MESSAGE, group, topic, msg, {}, timeout_ms, on_error)
 
     def change_invisible_time(
-        self, group: str, msg: MessageExt, invisible_ms: int, timeout_ms: int, on_error: OnError
+        self, group: str, topic: str, msg: MessageExt, invisible_ms: int, timeout_ms: int, on_error: OnError
     ) -> None:
         """See ``consumer.ports.PopBroker.change_invisible_time``. Source: changePopInvisibleTimeAsync.
 
         The new receipt in the answer is of no use: nobody here settles a message twice.
         """
         fields = {"invisibleTime": str(invisible_ms)}
-        self._settle(RequestCode.CHANGE_MESSAGE_INVISIBLETIME, group, msg, fields, timeout_ms, on_error)
+        self._settle(RequestCode.CHANGE_MESSAGE_INVISIBLETIME, group, topic, msg, fields, timeout_ms, on_error)
 
     def _settle(
         self,
         code: RequestCode,
         group: str,
+        topic: str,
         msg: MessageExt,
         fields: Mapping[str, str],
         timeout_ms: int,
@@ -124,10 +125,10 @@ class PopApi:
     ) -> None:
         text = msg.get_property(MessageConst.POP_CK)
         receipt = ExtraInfo.parse(text)
-        topic = receipt.real_topic(msg.topic, group)
+        real_topic = receipt.real_topic(topic, group)
         ext_fields = {
             "consumerGroup": group,
-            "topic": topic,
+            "topic": real_topic,
             "queueId": str(receipt.queue_id),
             "extraInfo": str(text),
             "offset": str(receipt.queue_offset),
@@ -137,10 +138,10 @@ class PopApi:
 
         def reply(command: RemotingCommand, address: str) -> None:
             if command.code != ResponseCode.SUCCESS:
-                doing = f"settle offset {receipt.queue_offset} of {topic} queue {receipt.queue_id}"
+                doing = f"settle offset {receipt.queue_offset} of {real_topic} queue {receipt.queue_id}"
                 raise BrokerError(command.code, command.remark or "", address, doing)
 
-        self._invoke(receipt.broker_name, msg.topic, Request(code, ext_fields), timeout_ms, reply, on_error)
+        self._invoke(receipt.broker_name, topic, Request(code, ext_fields), timeout_ms, reply, on_error)
 
     def _invoke(
         self,

@@ -278,16 +278,20 @@ def test_a_server_that_assigns_no_queues_is_pulled_with_a_warning(
 
 @pytest.mark.behaviour("PA-11")
 def test_the_second_form_of_pop_retry_topics_is_popped_and_after_a_switch_pulled(java: None) -> None:
+    # In a namespace, too: brokers know topic and group by longer names than the user.
     topic, group = "topic", f"group-{uuid.uuid4().hex[:8]}"
+    whole_topic, whole_group = f"ns%{topic}", f"ns%{group}"
     collector = Collector(fail_first(lambda body: True))
-    settings = {"client_rebalance": False, "pop_invisible_time": 5_000}
+    settings = {"client_rebalance": False, "pop_invisible_time": 5_000, "namespace": "ns"}
     with ExitStack() as running:
         cluster = running.enter_context(ApacheCluster(broker_config={"enableRetryTopicV2": True}))
         server = ApacheBroker(cluster)
-        server.create_topic(topic, 4)
-        server.create_group(group)
-        set_mode(server, group, topic, "POP")
-        producer = running.enter_context(DefaultMQProducer("producer", namesrv_addr=server.namesrv_addr))
+        server.create_topic(whole_topic, 4)
+        server.create_group(whole_group)
+        set_mode(server, whole_group, whole_topic, "POP")
+        producer = running.enter_context(
+            DefaultMQProducer("producer", namesrv_addr=server.namesrv_addr, namespace="ns")
+        )
         consumer = DefaultMQPushConsumer(group, namesrv_addr=server.namesrv_addr, **settings)
         consumer.subscribe(topic)
         consumer.register_message_listener(collector)
@@ -300,7 +304,7 @@ def test_the_second_form_of_pop_retry_topics_is_popped_and_after_a_switch_pulled
 
         producer.send(Message(topic, b"popped, then pulled"))
         eventually(lambda: collector.bodies()[b"popped, then pulled"] == 1, 30, "the message")
-        set_mode(server, group, topic, "PULL")
+        set_mode(server, whole_group, whole_topic, "PULL")
 
         def pulled_again() -> bool:
             consumer.resume()
@@ -309,4 +313,4 @@ def test_the_second_form_of_pop_retry_topics_is_popped_and_after_a_switch_pulled
         eventually(pulled_again, 60, "the message again")
         again = collector.deliveries[-1]
         assert again.topic == topic
-        assert f"%RETRY%{group}+{topic}" in owned_topics(consumer)
+        assert f"%RETRY%{whole_group}+{whole_topic}" in owned_topics(consumer)

@@ -129,8 +129,8 @@ def test_a_message_is_settled_by_its_receipt_in_the_topic_where_it_lies(
 ) -> None:
     server = make_server(answer_ok)
     mine = api(server.address)
-    mine.pop.ack_message("group", popped_message(retry), 3_000, mine.errors.append)
-    mine.pop.change_invisible_time("group", popped_message(retry), 30_000, 3_000, mine.errors.append)
+    mine.pop.ack_message("group", TOPIC, popped_message(retry), 3_000, mine.errors.append)
+    mine.pop.change_invisible_time("group", TOPIC, popped_message(retry), 30_000, 3_000, mine.errors.append)
     assert eventually(lambda: len(server.seen) == 2)
     fields = {
         "consumerGroup": "group", "topic": topic, "queueId": "2", "offset": "7", "bname": "broker-a",
@@ -147,7 +147,7 @@ def test_a_message_is_settled_by_its_receipt_in_the_topic_where_it_lies(
 @pytest.mark.parametrize("code", [208, 1])
 def test_a_refused_settlement_is_told(code: int, make_server: MakeServer, api: MakeApi) -> None:
     mine = api(make_server(lambda peer, seen: peer.reply(seen, code) and None).address)
-    mine.pop.ack_message("group", popped_message(), 3_000, mine.errors.append)
+    mine.pop.ack_message("group", TOPIC, popped_message(), 3_000, mine.errors.append)
     error = mine.failed()
     assert isinstance(error, BrokerError)
     assert error.code == code
@@ -160,9 +160,9 @@ def test_without_a_usable_receipt_nothing_is_asked(make_server: MakeServer, api:
     mine = api(server.address)
     for message in (popped_message(receipt="0 1 2"), MessageExt(topic=TOPIC)):
         with pytest.raises(ProtocolError, match="POP_CK"):
-            mine.pop.ack_message("group", message, 3_000, mine.errors.append)
+            mine.pop.ack_message("group", TOPIC, message, 3_000, mine.errors.append)
         with pytest.raises(ProtocolError, match="POP_CK"):
-            mine.pop.change_invisible_time("group", message, 5_000, 3_000, mine.errors.append)
+            mine.pop.change_invisible_time("group", TOPIC, message, 5_000, 3_000, mine.errors.append)
     assert server.seen == []
 
 
@@ -190,7 +190,7 @@ def test_a_slave_is_neither_popped_nor_told(
     mine.popped(Call())
     assert mine.failed() is refresh_fails or "no master" in str(mine.failed())
     mine.errors.clear()
-    mine.pop.ack_message("group", popped_message(), 3_000, mine.errors.append)
+    mine.pop.ack_message("group", TOPIC, popped_message(), 3_000, mine.errors.append)
     assert mine.failed() is refresh_fails or "no master" in str(mine.failed())
     assert slave.seen == []
 
@@ -199,6 +199,6 @@ def test_a_slave_is_neither_popped_nor_told(
 def test_settling_does_not_wait_for_anybody(make_server: MakeServer, api: MakeApi) -> None:
     mine = api(make_server(answer_nothing).address)
     for _ in range(100):
-        mine.pop.ack_message("group", popped_message(), 200, mine.errors.append)
+        mine.pop.ack_message("group", TOPIC, popped_message(), 200, mine.errors.append)
     assert mine.errors == []
     assert eventually(lambda: len(mine.errors) == 100, BOUND_S)

@@ -9,7 +9,7 @@ from rocketmq_py.consumer.ports import PopCall
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.results import PopResult
-from tests.unit.support import message
+from tests.unit.support import GROUP, message
 
 PopWaiting = tuple[PopCall, Callable[[PopResult], None], Callable[[Exception], None]]
 
@@ -22,6 +22,7 @@ class PopBroker:
 
     Attributes:
         acked: offsets of the messages acknowledged.
+        topics: the topics that settlements named.
         put_off: offset and ms of the messages put off.
         failing: the error that settlements end with, if any.
         refusing: the error that settlements raise at once, if any.
@@ -30,6 +31,7 @@ class PopBroker:
     def __init__(self) -> None:
         self.waiting: list[PopWaiting] = []
         self.acked: list[int] = []
+        self.topics: set[str] = set()
         self.put_off: list[tuple[int, int]] = []
         self.failing: RocketMQError | None = None
         self.refusing: RocketMQError | None = None
@@ -39,15 +41,25 @@ class PopBroker:
     ) -> None:
         self.waiting.append((call, on_result, on_error))
 
-    def ack_message(self, group: str, msg: MessageExt, timeout_ms: int, on_error: Callable[[Exception], None]) -> None:
-        assert timeout_ms == 3_000
+    def ack_message(
+        self, group: str, topic: str, msg: MessageExt, timeout_ms: int, on_error: Callable[[Exception], None]
+    ) -> None:
+        assert (group, timeout_ms) == (GROUP, 3_000)
+        self.topics.add(topic)
         self.acked.append(msg.queue_offset)
         self._settle(on_error)
 
     def change_invisible_time(
-        self, group: str, msg: MessageExt, invisible_ms: int, timeout_ms: int, on_error: Callable[[Exception], None]
+        self,
+        group: str,
+        topic: str,
+        msg: MessageExt,
+        invisible_ms: int,
+        timeout_ms: int,
+        on_error: Callable[[Exception], None],
     ) -> None:
-        assert timeout_ms == 3_000
+        assert (group, timeout_ms) == (GROUP, 3_000)
+        self.topics.add(topic)
         self.put_off.append((msg.queue_offset, invisible_ms))
         self._settle(on_error)
 

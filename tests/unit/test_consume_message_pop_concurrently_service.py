@@ -90,9 +90,9 @@ class Consuming:
         (pool,) = self.runtime.pools.values()
         return pool
 
-    def consume(self, *msgs: MessageExt) -> None:
+    def consume(self, *msgs: MessageExt, topic: str = TOPIC) -> None:
         self.queue.inc_found_msg(len(msgs))
-        self.service.submit_pop_consume_request(list(msgs), self.queue, mq())
+        self.service.submit_pop_consume_request(list(msgs), self.queue, mq(0, topic))
 
     def count(self, event: Event) -> int:
         return self.counters.snapshot()[event]
@@ -372,6 +372,18 @@ def test_hooks_are_told_of_a_time_out_when_the_listener_took_the_whole_invisible
 
 
 # Settling.
+
+
+@pytest.mark.behaviour("PO-36")
+@pytest.mark.parametrize("answer", [SUCCESS, LATER])
+def test_the_listener_sees_the_topic_without_its_namespace_and_the_broker_is_told_the_whole_name(
+    answer: ConsumeConcurrentlyStatus,
+) -> None:
+    core = Consuming(answer, namespace="ns")
+    msg = popped(0, topic="ns%topic")
+    core.consume(msg, topic="ns%topic")
+    assert msg.topic == "topic"
+    assert core.broker.topics == {"ns%topic"}
 
 
 @pytest.mark.behaviour("PO-12")

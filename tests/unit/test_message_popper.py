@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rocketmq_py.consumer.consumer_stats_manager import GroupStats
+from rocketmq_py.consumer.hooks import FilterMessageContext, FilterMessageHook
 from rocketmq_py.consumer.message_popper import MessagePopper, PopRequest, init_mode
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.pop_settlement import PopSettlement
@@ -23,6 +24,16 @@ from tests.unit.pop_support import PopBroker, popped
 from tests.unit.support import GROUP, TOPIC, Dispatch, mq, offsets
 
 
+class TakesOutOdd:
+    """A filter hook."""
+
+    def hook_name(self) -> str:
+        return "odd"
+
+    def filter_message(self, context: FilterMessageContext) -> None:
+        context.msg_list[:] = [msg for msg in context.msg_list if msg.queue_offset % 2 == 0]
+
+
 class Popping:
     """A popper with the request of one queue, and everything that it calls noted."""
 
@@ -35,6 +46,7 @@ class Popping:
         self.stats = GroupStats(GROUP)
         self.config = ConsumerConfig(**settings)
         self.subscriptions: dict[str, SubscriptionData] = {TOPIC: build_subscription_data(TOPIC, expression, 1)}
+        self.filter_hooks: list[FilterMessageHook] = []
         self.consumed: list[list[int]] = []
         self.popper = MessagePopper(
             group=GROUP,
@@ -49,6 +61,7 @@ class Popping:
                 GROUP, self.broker, self.counters, RateLimitedLog(self.clock, logging.getLogger(__name__))
             ),
             consume=self._consume,
+            filter_hooks=self.filter_hooks,
         )
         self.popper.running = True
         self.queue = PopProcessQueue(self.clock)
@@ -233,6 +246,16 @@ def test_what_nobody_wants_is_acknowledged_and_not_consumed() -> None:
     assert popping.broker.acked == [1, 2]
     assert popping.queue.wait_ack_msg_count == 2
     assert popping.count(Event.POP_GIVEN_UP) == 0
+
+
+@pytest.mark.behaviour("PO-21")
+def test_what_a_filter_hook_takes_out_is_acknowledged_too() -> None:
+    popping = Popping("a")
+    popping.filter_hooks.append(TakesOutOdd())
+    popping.pop_and_get(popped(0, tags="a"), popped(1, tags="a"), popped(2, tags="b"))
+    assert popping.consumed == [[0]]
+    assert popping.broker.acked == [1, 2]
+    assert popping.broker.topics == {TOPIC}
 
 
 @pytest.mark.behaviour("PO-21")
