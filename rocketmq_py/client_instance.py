@@ -24,6 +24,7 @@ from rocketmq_py.model.config import CONNECTION_SETTINGS, ClientConfig, Consumer
 from rocketmq_py.model.message import MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import ProducerHooks
+from rocketmq_py.model.results import QueueAssignment
 from rocketmq_py.model.route import TopicRouteData
 from rocketmq_py.model.subscription import TAG, SubscriptionData
 from rocketmq_py.model.unique_id import local_ip
@@ -34,6 +35,7 @@ from rocketmq_py.remoting.broker_api import BrokerApi
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_messages
 from rocketmq_py.remoting.message_sender import MessageSender
+from rocketmq_py.remoting.pop_api import PopApi
 from rocketmq_py.remoting.remoting_client import RemotingClient
 from rocketmq_py.remoting.route_table import RouteTable
 from rocketmq_py.remoting.rpc_hook import AclClientRPCHook, RPCHook
@@ -158,6 +160,7 @@ class MQClientInstance:
             self._remoting, self.routes, self.make_sender(), runtime.clock, self.update_topic_route,
             config.mq_client_api_timeout,
         )  # fmt: skip
+        self.pop_broker = PopApi(self._remoting, self.routes, self.update_topic_route)
         self.pulls = PullMessageService(runtime)
         self._rebalance_service = RebalanceService(runtime, self._do_rebalance)
         self._timers = runtime.scheduler("MQClientFactoryScheduledThread")
@@ -446,6 +449,18 @@ class MQClientInstance:
         except RocketMQError as error:
             self._warnings.warning(("members", group), "cannot ask for the members of group %s: %s", group, error)
             return None
+
+    def query_assignment(
+        self, topic: str, group: str, strategy_name: str, message_model: str
+    ) -> QueueAssignment | None:
+        """See ``consumer.ports.Group.query_assignment``. Source: MQClientInstance.queryAssignment."""
+        address = self.routes.random_broker_of(topic)
+        if address is None:
+            self.update_topic_route(topic)
+            address = self.routes.random_broker_of(topic)
+        if address is None:
+            return None
+        return self.broker.query_assignment(address, topic, group, self._client_id, strategy_name, message_model)
 
     def _persist_offsets(self) -> None:
         with self._lock:

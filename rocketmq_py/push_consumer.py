@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
 from rocketmq_py.client_instance import FORKED, MQClientInstance, process_clients
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
+from rocketmq_py.consumer.broker_assignment import BrokerAssignment
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
 from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageOrderlyService
+from rocketmq_py.consumer.consume_message_pop_concurrently_service import ConsumeMessagePopConcurrentlyService
 from rocketmq_py.consumer.hooks import ConsumeMessageHook, FilterMessageHook
 from rocketmq_py.consumer.local_file_offset_store import LocalFileOffsetStore
+from rocketmq_py.consumer.message_popper import MessagePopper, init_mode
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
 from rocketmq_py.consumer.offset_file import OffsetFile, offset_file_path
 from rocketmq_py.consumer.offset_store import OffsetStore, ReadOffsetType, RemoteBrokerOffsetStore
-from rocketmq_py.consumer.ports import Broker, Group
+from rocketmq_py.consumer.pop_queues import PopQueues
+from rocketmq_py.consumer.pop_settlement import PopSettlement
+from rocketmq_py.consumer.ports import Broker, Group, PopBroker
 from rocketmq_py.consumer.process_queue import WindowSnapshot
 from rocketmq_py.consumer.rebalance import RebalanceImpl
 from rocketmq_py.consumer.reset_offset import OffsetReset
@@ -317,6 +322,8 @@ class DefaultMQPushConsumer(ConsumerConfig):
         if parts is None:
             raise IllegalStateError(f"the consumer is {self._state.value}, not RUNNING")
         parts.puller.paused = parts.rebalance.paused = paused
+        if parts.pops is not None:
+            parts.pops.popper.paused = paused
         if not paused:
             parts.client.rebalance_immediately()
 
@@ -385,12 +392,30 @@ class _Parts:
     ) -> None:
         runtime, config, group = consumer._runtime, consumer, consumer.with_namespace(consumer.group)
         self._config = config
+        self._clock = runtime.clock
         self._group = group
         orderly = isinstance(listener, MessageListenerOrderly)
         clustering = config.message_model is MessageModel.CLUSTERING
         self.client = shared
         broker: Broker = self.client.broker
         client: Group = self.client
+        send_back = SendMessageBack(
+            group,
+            config.effective_max_reconsume_times(orderly),
+            broker,
+            RateLimitedLog(runtime.clock, _log),
+            config.namespace,
+        )
+        self.pops: _PopParts | None = None
+        if not config.client_rebalance and clustering and isinstance(listener, MessageListenerConcurrently):
+            self.pops = _PopParts(
+                group,
+                consumer,
+                shared,
+                listener,
+                send_back,
+                lambda topic: self.rebalance.newest_subscription(topic),  # noqa: PLW0108 - made below
+            )
         self._offset_store = self._make_offset_store(runtime, broker)
         self.rebalance = RebalanceImpl(
             group=group,
@@ -402,13 +427,7 @@ class _Parts:
             offset_store=self._offset_store,
             dispatch=lambda request, delay_ms: self.puller.execute_pull_request_later(request, delay_ms),  # noqa: PLW0108 - made below
             orderly=orderly,
-        )
-        send_back = SendMessageBack(
-            group,
-            config.effective_max_reconsume_times(orderly),
-            broker,
-            RateLimitedLog(runtime.clock, _log),
-            config.namespace,
+            assignment=None if self.pops is None else self.pops.assignment,
         )
         consume = check_listener(listener)
         stats = shared.consumer_stats.group(group)
@@ -514,6 +533,8 @@ class _Parts:
         self._start_trace()
         self._consume_service.start()
         self.puller.running = True
+        if self.pops is not None:
+            self.pops.popper.running = True
         if not self.client.send_heartbeat_to_all_brokers() and (refusal := self.client.refusal) is not None:
             raise refusal
         self.joined = True
@@ -523,9 +544,11 @@ class _Parts:
         """Stop in an order that loses nothing: no new pulls, drain, drop, commit, leave."""
         self.joined = False
         self.puller.shutdown()
+        if self.pops is not None:
+            self.pops.popper.running = False
         self.rebalance.paused = True
         try:
-            if not self._consume_service.shutdown(await_ms):
+            if not self._drain(await_ms):
                 _log.warning(
                     "group %s: not all cached messages were consumed within %s ms, the rest comes again elsewhere",
                     self._group, await_ms,
@@ -533,6 +556,17 @@ class _Parts:
         finally:
             # Also when Ctrl-C ends the waiting: a member that has not left keeps its queues and consumes none of them.
             self._leave()
+
+    def _drain(self, await_ms: int) -> bool:
+        if self.pops is None:
+            return self._consume_service.shutdown(await_ms)
+        ends_ms = self._clock.monotonic_ms() + await_ms
+        finished = False
+        try:
+            finished = self._consume_service.shutdown(await_ms)
+        finally:
+            popped_finished = self.pops.service.shutdown(max(ends_ms - self._clock.monotonic_ms(), 0))
+        return finished and popped_finished
 
     def _leave(self) -> None:
         owned = self.rebalance.windows()
@@ -595,6 +629,7 @@ class _Parts:
             start_timestamp=self._config._made_at,
             subscriptions=self.rebalance.subscriptions_to_announce(),
             windows=self.rebalance.windows(),
+            popped=() if self.pops is None else self.pops.assignment.pops.queues(),
             offset_store=self._offset_store,
             stats=self.client.consumer_stats,
             clock=self._runtime.clock,
@@ -642,3 +677,48 @@ class _Parts:
             self._offset_store.persist_all([mq for mq, _ in self.rebalance.windows()], self.rebalance.withheld())
         except RocketMQError:
             _log.exception("group %s: committing offsets failed", self._group)
+
+
+class _PopParts:
+    """What a consumer consists of beside the rest when a broker assigns its queues and may have them popped."""
+
+    def __init__(
+        self,
+        group: str,
+        consumer: DefaultMQPushConsumer,
+        shared: MQClientInstance,
+        listener: MessageListenerConcurrently,
+        send_back: SendMessageBack,
+        subscription: Callable[[str], SubscriptionData | None],
+    ) -> None:
+        runtime, config, counters = consumer._runtime, consumer, consumer._counters
+        stats = shared.consumer_stats.group(group)
+        broker: PopBroker = shared.pop_broker
+        settlement = PopSettlement(group, broker, counters, RateLimitedLog(runtime.clock, _log))
+        self.service = ConsumeMessagePopConcurrentlyService(
+            group=group,
+            config=config,
+            listener=check_listener(listener),
+            runtime=runtime,
+            settlement=settlement,
+            send_back=send_back,
+            hooks=consumer._hooks,
+            counters=counters,
+            stats=stats,
+        )
+        self.popper = MessagePopper(
+            group=group,
+            config=config,
+            runtime=runtime,
+            broker=broker,
+            dispatch=shared.pulls,
+            counters=counters,
+            stats=stats,
+            subscription=subscription,
+            settlement=settlement,
+            consume=self.service.submit_pop_consume_request,
+            filter_hooks=consumer._filter_hooks,
+        )
+        queues = PopQueues(group, runtime.clock, lambda: init_mode(config), self.popper.execute_pop_pull_request_later)
+        strategy = config.allocate_message_queue_strategy or AllocateMessageQueueAveragely()
+        self.assignment = BrokerAssignment(group, strategy.get_name(), shared, queues, runtime.clock)

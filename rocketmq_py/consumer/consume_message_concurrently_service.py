@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from rocketmq_py.consumer.consume_result import failed_indexes
 from rocketmq_py.consumer.consumer_stats_manager import GroupStats, TopicStats
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
-from rocketmq_py.consumer.listener_caller import ListenerCaller
+from rocketmq_py.consumer.listener_caller import ConcurrentListenerCaller, batches
 from rocketmq_py.consumer.offset_store import OffsetStore
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.send_back import FIRST_RETRY_DELAY_LEVEL, SendMessageBack
@@ -21,7 +20,7 @@ from rocketmq_py.model.config import ConsumerConfig, MessageModel
 from rocketmq_py.model.listener import ConsumeConcurrently
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import MAX_ACK_INDEX, ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus
+from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus
 from rocketmq_py.model.running_info import ConsumeMessageDirectlyResult
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Runtime
@@ -39,7 +38,6 @@ STUCK_HEAD_WARNING_MS = 30_000
 _log = logging.getLogger(__name__)
 
 _MINUTE_MS = 60_000
-NONE_FAILED = range(0)
 
 # Messages (a list of its own: failed ones are taken out of it), their window, their queue.
 ConsumeRequest = tuple[list[MessageExt], ProcessQueue, MessageQueue]
@@ -68,14 +66,8 @@ class ConsumeMessageConcurrentlyService:
     ) -> None:
         self._group = group
         self._config = config
-        self._caller = ListenerCaller(
-            group=group,
-            config=config,
-            listener=listener,
-            none_means=ConsumeConcurrentlyStatus.RECONSUME_LATER,
-            runtime=runtime,
-            hooks=hooks,
-            counters=counters,
+        self._caller = ConcurrentListenerCaller(
+            group=group, config=config, listener=listener, runtime=runtime, hooks=hooks, counters=counters
         )
         self._call = self._caller.call
         self._offset_store = offset_store
@@ -125,15 +117,9 @@ class ConsumeMessageConcurrentlyService:
 
         Behaviour: CC-01. Source: ConsumeMessageConcurrentlyService.submitConsumeRequest.
         """
-        submit, size = self._pool.submit, self._config.consume_message_batch_max_size
-        if len(msgs) <= size:
-            submit((msgs, queue, mq))
-        elif size == 1:
-            for msg in msgs:
-                submit(([msg], queue, mq))
-        else:
-            for start in range(0, len(msgs), size):
-                submit((msgs[start : start + size], queue, mq))
+        submit = self._pool.submit
+        for batch in batches(msgs, self._config.consume_message_batch_max_size):
+            submit((batch, queue, mq))
 
     def _consume(self, request: ConsumeRequest) -> None:
         """Source: ConsumeRequest.run. Hot: everything here runs once per batch, per message at batch size 1."""
@@ -162,10 +148,7 @@ class ConsumeMessageConcurrentlyService:
     ) -> None:
         """Source: ConsumeMessageConcurrentlyService.processConsumeResult. Behaviour: CC-02 to CC-07, ST-05."""
         msgs, queue, mq = request
-        if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS and context.ack_index is MAX_ACK_INDEX:
-            failed = NONE_FAILED  # what nearly always happens, without asking further
-        else:
-            failed = self._failed_indexes(status, context, len(msgs))
+        failed = self._caller.failed_indexes(status, context, len(msgs))
         if failed:
             self._count_failed(self._stats[mq.topic], begin_ms, len(msgs), len(failed))
         if failed and self._broadcasting:
@@ -187,21 +170,6 @@ class ConsumeMessageConcurrentlyService:
         if failed < size:
             stats.inc_consume_ok_tps(size - failed)
         stats.inc_consume_failed_tps(failed)
-
-    def _failed_indexes(
-        self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, size: int
-    ) -> range:
-        if status is None:
-            return range(size)
-        ack_index: object = context.ack_index
-        if not isinstance(ack_index, int):
-            self._warnings.warning(
-                "ack_index",
-                "group %s: the listener set ack_index to %r, which is no integer; the batch is consumed again later",
-                self._group, ack_index,
-            )  # fmt: skip
-            return range(size)
-        return failed_indexes(status, ack_index, size)
 
     def _drop_failed(self, first: MessageExt, count: int, mq: MessageQueue) -> None:
         """Broadcasting has no retry topic: what fails is passed over. Behaviour: CC-16."""

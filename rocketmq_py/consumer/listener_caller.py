@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from rocketmq_py.consumer.consume_result import return_type
+from rocketmq_py.consumer.consume_result import ConsumeReturnType, failed_indexes, return_type
 from rocketmq_py.consumer.hooks import (
     CONSUME_CONTEXT_TYPE,
     ConsumeMessageContext,
@@ -22,10 +22,15 @@ from rocketmq_py.consumer.hooks import (
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.model import names
 from rocketmq_py.model.config import ConsumerConfig
-from rocketmq_py.model.listener import Consume, ContextT
+from rocketmq_py.model.listener import Consume, ConsumeConcurrently, ContextT
 from rocketmq_py.model.message import MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import ConsumeConcurrentlyStatus, ConsumeOrderlyStatus
+from rocketmq_py.model.results import (
+    MAX_ACK_INDEX,
+    ConsumeConcurrentlyContext,
+    ConsumeConcurrentlyStatus,
+    ConsumeOrderlyStatus,
+)
 from rocketmq_py.model.running_info import CMResult
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Runtime
@@ -33,6 +38,7 @@ from rocketmq_py.runtime import Runtime
 _log = logging.getLogger(__name__)
 
 _MINUTE_MS = 60_000
+_NONE_FAILED = range(0)
 _GOOD = (ConsumeConcurrentlyStatus.CONSUME_SUCCESS, ConsumeOrderlyStatus.SUCCESS, ConsumeOrderlyStatus.COMMIT)
 
 REMARK_MAX_LENGTH = 1_000
@@ -90,13 +96,21 @@ class ListenerCaller(Generic[ContextT, StatusT]):
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._listener_errors = RateLimitedLog(runtime.clock, _log, interval_ms=1_000)
 
-    def call(self, msgs: Sequence[MessageExt], mq: MessageQueue, context: ContextT) -> StatusT | None:
+    def call(
+        self, msgs: Sequence[MessageExt], mq: MessageQueue, context: ContextT, timeout_ms: int | None = None
+    ) -> StatusT | None:
         """Hand messages to the listener.
+
+        Args:
+            msgs: the batch.
+            mq: its queue.
+            context: what the listener may say beside its status.
+            timeout_ms: from when on hooks are told TIME_OUT; None: the consume timeout.
 
         Returns:
             Its status; None when it raised or answered anything else. Hot: once per message at batch size 1.
         """
-        if self._namespace or mq.topic == self._retry_topic:
+        if self._namespace or mq.topic.startswith(self._retry_topic):
             self._restore_topics(msgs)
         hook_context = None
         begin = 0
@@ -119,7 +133,9 @@ class ListenerCaller(Generic[ContextT, StatusT]):
         if status is None and not raised:
             self._report_no_status(answer, msgs, mq)
         if hook_context is not None:
-            self._tell_hooks(hook_context, status, raised, self._now_ms() - begin)
+            took_ms = self._now_ms() - begin
+            kind = return_type(status, raised, took_ms, self._consume_timeout_ms if timeout_ms is None else timeout_ms)
+            self._tell_hooks(hook_context, status, kind)
         return status
 
     def call_directly(self, msg: MessageExt, context: ContextT) -> DirectOutcome:
@@ -142,10 +158,16 @@ class ListenerCaller(Generic[ContextT, StatusT]):
     def _restore_topics(self, msgs: Sequence[MessageExt]) -> None:
         """Show retried messages under their original topic, and topics without the namespace.
 
-        Source: resetRetryAndNamespace, resetRetryTopic.
+        After a switch from pop to pull what was popped and failed comes from pop-retry topics. Behaviour: PA-08.
+
+        Source: resetRetryAndNamespace, tryResetPopRetryTopic.
         """
         for msg in msgs:
-            if msg.topic == self._retry_topic and (original := msg.get_property(MessageConst.RETRY_TOPIC)) is not None:
+            if msg.topic == self._retry_topic:
+                original = msg.get_property(MessageConst.RETRY_TOPIC)
+            else:
+                original = names.normal_topic(self._group, msg.topic)
+            if original:
                 msg._topic = original
             if self._namespace:
                 msg._topic = names.without_namespace(self._namespace, msg.topic)
@@ -163,11 +185,62 @@ class ListenerCaller(Generic[ContextT, StatusT]):
             self._group, what, len(msgs), msgs[0].queue_offset, mq,
         )  # fmt: skip
 
-    def _tell_hooks(self, context: ConsumeMessageContext, status: StatusT | None, raised: bool, took_ms: int) -> None:
-        context.props[CONSUME_CONTEXT_TYPE] = return_type(status, raised, took_ms, self._consume_timeout_ms).value
+    def _tell_hooks(self, context: ConsumeMessageContext, status: StatusT | None, kind: ConsumeReturnType) -> None:
+        context.props[CONSUME_CONTEXT_TYPE] = kind.value
         context.status = (status or self._none_means).value
         context.success = status in _GOOD
         run_after(self._hooks, context)
+
+
+class ConcurrentListenerCaller(ListenerCaller[ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus]):
+    """What the services of a concurrent listener, pulling and popping, share."""
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        config: ConsumerConfig,
+        listener: ConsumeConcurrently,
+        runtime: Runtime,
+        hooks: Sequence[ConsumeMessageHook],
+        counters: ConsumerCounters,
+    ) -> None:
+        super().__init__(
+            group=group,
+            config=config,
+            listener=listener,
+            none_means=ConsumeConcurrentlyStatus.RECONSUME_LATER,
+            runtime=runtime,
+            hooks=hooks,
+            counters=counters,
+        )
+
+    def failed_indexes(
+        self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, size: int
+    ) -> range:
+        """Which messages of a batch of ``size`` must come again, by what the listener answered."""
+        ack_index: object = context.ack_index
+        if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS and ack_index is MAX_ACK_INDEX:
+            return _NONE_FAILED  # what nearly always happens, without asking further
+        if status is None:
+            return range(size)
+        if not isinstance(ack_index, int):
+            self._warnings.warning(
+                "ack_index",
+                "group %s: the listener set ack_index to %r, which is no integer; the batch is consumed again later",
+                self._group, ack_index,
+            )  # fmt: skip
+            return range(size)
+        return failed_indexes(status, ack_index, size)
+
+
+def batches(msgs: list[MessageExt], size: int) -> list[list[MessageExt]]:
+    """Consecutive slices of ``size``, each a list of its own, the last one shorter; few messages are one batch."""
+    if len(msgs) <= size:
+        return [msgs]
+    if size == 1:
+        return [[msg] for msg in msgs]
+    return [msgs[start : start + size] for start in range(0, len(msgs), size)]
 
 
 def _shown(answer: object) -> str:

@@ -1,4 +1,4 @@
-"""What the consumer core needs of the outside: three small protocols.
+"""What the consumer core needs of the outside: a few small protocols.
 
 A wire satisfies them by its shape alone; ``push_consumer.py`` joins core and wire, and mypy checks the fit there.
 All errors are ``RocketMQError``.
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import PullResult
+from rocketmq_py.model.results import ConsumeInitMode, PopResult, PullResult, QueueAssignment
 from rocketmq_py.model.subscription import SubscriptionData
 
 
@@ -97,6 +97,67 @@ class Broker(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PopCall:
+    """One pop. Source: PullAPIWrapper.popAsync.
+
+    Attributes:
+        mq: a queue; the id -1 stands for all queues of the broker.
+        max_nums: most messages wanted, at most 32.
+        invisible_ms: how long nobody else gets them.
+        init_mode: where to begin in a queue that the group never consumed.
+        poll_ms: how long the broker may hold the pop while there is nothing.
+        timeout_ms: when the answer counts as lost.
+        order: give no message of a queue while one of it is unsettled; this consumer never asks for it.
+    """
+
+    group: str
+    mq: MessageQueue
+    subscription: SubscriptionData
+    max_nums: int
+    invisible_ms: int
+    init_mode: ConsumeInitMode
+    poll_ms: int
+    timeout_ms: int
+    order: bool = False
+
+
+class PopBroker(Protocol):
+    """Requests about popped messages. None of them blocks; called from any consumer thread and the wire's."""
+
+    def pop_message(
+        self, call: PopCall, on_result: Callable[[PopResult], None], on_error: Callable[[Exception], None]
+    ) -> None:
+        """Ask for messages and their leases; the callbacks are as in ``Broker.pull_message``."""
+        ...
+
+    def ack_message(
+        self, group: str, topic: str, msg: MessageExt, timeout_ms: int, on_error: Callable[[Exception], None]
+    ) -> None:
+        """End the lease of a popped message: it is consumed. ``topic`` is the one popped.
+
+        Raises:
+            ProtocolError: the message carries no usable receipt.
+        """
+        ...
+
+    def change_invisible_time(
+        self,
+        group: str,
+        topic: str,
+        msg: MessageExt,
+        invisible_ms: int,
+        timeout_ms: int,
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        """Have the lease of a popped message end so much later from now: the group gets it again then.
+
+        Raises:
+            ProtocolError: the message carries no usable receipt.
+        """
+        ...
+
+
 class Group(Protocol):
     """What a consumer needs of the client it shares with others. Called from any consumer thread."""
 
@@ -107,6 +168,16 @@ class Group(Protocol):
 
     def find_consumer_id_list(self, topic: str, group: str) -> list[str] | None:
         """Client ids of the group's members; None when nobody could tell (then keep what you have)."""
+        ...
+
+    def query_assignment(
+        self, topic: str, group: str, strategy_name: str, message_model: str
+    ) -> QueueAssignment | None:
+        """Ask any broker of the topic which of its queues are this member's; None when it cannot tell (yet).
+
+        Raises:
+            BrokerError: it does not assign queues (REQUEST_CODE_NOT_SUPPORTED), and others.
+        """
         ...
 
     def send_heartbeat_to_all_brokers(self) -> bool:

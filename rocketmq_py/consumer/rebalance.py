@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from rocketmq_py.consumer.allocate import AllocateMessageQueueStrategy
+from rocketmq_py.consumer.broker_assignment import BrokerAssignment
+from rocketmq_py.consumer.message_popper import PopRequest
 from rocketmq_py.consumer.message_puller import PullRequest
 from rocketmq_py.consumer.offset_store import NO_OFFSET, OffsetStore, ReadOffsetType
 from rocketmq_py.consumer.ports import Broker, Group
@@ -24,6 +26,7 @@ from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig, MessageModel
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import QueueAssignment
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Mutex, Runtime
@@ -54,6 +57,7 @@ class RebalanceImpl:
 
     Args:
         orderly: whether the listener is an orderly one.
+        assignment: who says which queues are this member's; None: the members divide them among themselves.
 
     Attributes:
         locks: the broker's locks, for orderly consumers of clustering groups; else None.
@@ -72,6 +76,7 @@ class RebalanceImpl:
         offset_store: OffsetStore,
         dispatch: Callable[[PullRequest, int], None],
         orderly: bool = False,
+        assignment: BrokerAssignment | None = None,
     ) -> None:
         self._group = group
         self._config = config
@@ -81,6 +86,7 @@ class RebalanceImpl:
         self._client = client
         self._offset_store = offset_store
         self._dispatch = dispatch
+        self._assignment = assignment
         self._new_lock = runtime.lock
         self._broadcasting = config.message_model is MessageModel.BROADCASTING
         self.locks: QueueLocks | None = None
@@ -118,10 +124,11 @@ class RebalanceImpl:
     def unsubscribe(self, topic: str) -> None:
         """Remove a subscription; its queues go at the next rebalance."""
         with self._lock:
-            self._subscriptions.pop(topic, None)
-            self._announced.pop(topic, None)
-            self._topic_queues.pop(topic, None)
-            self._introduced.discard(topic)
+            for each in (topic, *self._pop_retry_topics(topic)):
+                self._subscriptions.pop(each, None)
+                self._announced.pop(each, None)
+                self._topic_queues.pop(each, None)
+                self._introduced.discard(each)
 
     def subscription(self, topic: str) -> SubscriptionData | None:
         """The subscription to a topic, as brokers know it: what a pull may name."""
@@ -196,6 +203,8 @@ class RebalanceImpl:
             for queue in self._process_queues.values():
                 queue.dropped = True
             self._process_queues.clear()
+        if self._assignment is not None:
+            self._assignment.pops.destroy()
 
     def unlock_idle(self, windows: Collection[tuple[MessageQueue, ProcessQueue]]) -> None:
         """Give the locks of dropped windows back, except those whose listener is still at work: they run out.
@@ -289,7 +298,11 @@ class RebalanceImpl:
                 )  # fmt: skip
             return True
         if self._broadcasting:
-            return self._take(topic, known, known, alone=True)
+            return self._take(topic, known, QueueAssignment(pull=known), alone=True)
+        if self._assignment is not None:
+            assigned = self._assignment.ask(topic)
+            if not self._assignment.unsupported:
+                return assigned is not None and self._take_assigned(topic, known, assigned)
         members = self._client.find_consumer_id_list(topic, self._group)
         if not members:
             self._warnings.warning(
@@ -307,22 +320,62 @@ class RebalanceImpl:
                 # The others have just been told, if at all, and commit when they give queues up: whoever reads the
                 # offsets now gets finished messages again. Java's first rebalance comes after this second, too.
                 return False
-        balanced = self._take(topic, known, frozenset(mine), alone)
+        balanced = self._take(topic, known, QueueAssignment(pull=frozenset(mine)), alone)
         return balanced and self._client.client_id in members
 
-    def _take(self, topic: str, known: frozenset[MessageQueue], mine: frozenset[MessageQueue], alone: bool) -> bool:
+    def _take_assigned(self, topic: str, known: frozenset[MessageQueue], assigned: QueueAssignment) -> bool:
+        """Take what a broker assigned. Behaviour: PA-03 to PA-07.
+
+        Source: RebalanceImpl.updateMessageQueueAssignment.
+        """
+        if assigned.pull and topic not in self._introduced:
+            self._introduced.add(topic)
+            return False  # as above: the others have just been told
+        self._follow_pop_retry_topics(topic, popped=bool(assigned.pop))
+        return self._take(topic, known, assigned, alone=False)
+
+    def _follow_pop_retry_topics(self, topic: str, popped: bool) -> None:
+        """Pull the retry topics of a topic that is not popped (any more): a pop brings their messages along.
+
+        Java subscribes only a member that has queues of the topic, anew at every rebalance, and only to the first form
+        of the name (deviations).
+        """
+        if topic.startswith(names.RETRY_GROUP_TOPIC_PREFIX):
+            return
+        for retry_topic in self._pop_retry_topics(topic):
+            if popped:
+                self.unsubscribe(retry_topic)
+            elif self.subscription(topic) is not None and self.subscription(retry_topic) is None:
+                self.subscribe(SubscriptionData(retry_topic, sub_version=self._clock.wall_ms()))
+
+    def _pop_retry_topics(self, topic: str) -> Sequence[str]:
+        if self._assignment is None:
+            return ()
+        return names.pop_retry_topic_v1(self._group, topic), names.pop_retry_topic_v2(self._group, topic)
+
+    def _take(self, topic: str, known: frozenset[MessageQueue], mine: QueueAssignment, alone: bool) -> bool:
         """Make these queues of a topic the owned ones; False: not yet, or not all."""
-        changed, requests = self._update_process_queue_table(topic, mine)
+        changed, requests = self._update_process_queue_table(topic, mine.pull)
+        pops = None if self._assignment is None else self._assignment.pops
+        pop_requests: Sequence[PopRequest] = ()
+        if pops is not None:
+            pops_changed, pop_requests = pops.update(topic, mine.pop)
+            changed = changed or pops_changed
         if changed:
-            _log.info("group %s: of %s queues of %s %s are mine", self._group, len(known), topic, len(mine))
+            _log.info("group %s: of %s queues of %s %s are mine, and %s to pop",
+                      self._group, len(known), topic, len(mine.pull), len(mine.pop))  # fmt: skip
         try:
             if changed:
-                self._message_queue_changed(topic, known, mine)
+                self._message_queue_changed(topic, known, mine.pull | mine.pop)
         finally:
             for request in requests:
                 self._dispatch(request, 0 if alone else FIRST_PULL_DELAY_MS)
+            if pops is not None:
+                pops.begin(pop_requests, FIRST_PULL_DELAY_MS)
         # A queue that could not be given up yet is not in balance either. Java waits up to 20 s for the next turn.
-        return {mq: not queue.dropped for mq, queue in self.windows() if mq.topic == topic} == dict.fromkeys(mine, True)
+        return {mq: not queue.dropped for mq, queue in self.windows() if mq.topic == topic} == dict.fromkeys(
+            mine.pull, True
+        )
 
     def _update_process_queue_table(
         self, topic: str, mine: frozenset[MessageQueue]
@@ -456,3 +509,5 @@ class RebalanceImpl:
                 queue.dropped = True
                 if self._give_up(mq, queue, CONSUME_LOCK_WAIT_MS):
                     self._forget(mq, queue)
+        if self._assignment is not None:
+            self._assignment.pops.keep_only(topics)

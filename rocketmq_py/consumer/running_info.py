@@ -12,11 +12,12 @@ from enum import Enum
 from rocketmq_py.clock import Clock
 from rocketmq_py.consumer.consumer_stats_manager import ConsumerStatsManager
 from rocketmq_py.consumer.offset_store import OFFSET_UNKNOWN, OffsetStore, ReadOffsetType
+from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.model.codes import VERSION_DESC
 from rocketmq_py.model.config import ConsumerConfig
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.running_info import ConsumerRunningInfo, ProcessQueueInfo
+from rocketmq_py.model.running_info import ConsumerRunningInfo, PopProcessQueueInfo, ProcessQueueInfo
 from rocketmq_py.model.subscription import SubscriptionData
 
 CONSUME_PASSIVELY = "CONSUME_PASSIVELY"
@@ -35,6 +36,7 @@ def consumer_running_info(
     start_timestamp: int,
     subscriptions: Collection[SubscriptionData],
     windows: Iterable[tuple[MessageQueue, ProcessQueue]],
+    popped: Iterable[tuple[MessageQueue, PopProcessQueue]],
     offset_store: OffsetStore,
     stats: ConsumerStatsManager,
     clock: Clock,
@@ -66,6 +68,7 @@ def consumer_running_info(
         mq_table=_mq_table(windows, offset_store, clock),
         status_table={each.topic: stats.consume_status(group, each.topic) for each in subscriptions},
         jstack=jstack,
+        mq_pop_table=_mq_pop_table(popped, clock),
     )
 
 
@@ -116,3 +119,11 @@ def _mq_table(
             last_consume_timestamp=info.last_consume_timestamp + since_1970_ms,
         )
     return table
+
+
+def _mq_pop_table(
+    popped: Iterable[tuple[MessageQueue, PopProcessQueue]], clock: Clock
+) -> dict[MessageQueue, PopProcessQueueInfo]:
+    since_1970_ms = clock.wall_ms() - clock.monotonic_ms()
+    infos = {mq: queue.fill_pop_process_queue_info() for mq, queue in popped}
+    return {mq: replace(info, last_pop_timestamp=info.last_pop_timestamp + since_1970_ms) for mq, info in infos.items()}

@@ -24,6 +24,9 @@ class Event(Enum):
     LATE_RESULT = "orderly batches whose answer came after the broker's lock had run out; they come again"
     LOCK_LOST = "orderly queues that another member consumed on while the broker's lock had run out here"
     TRACE_LOST = "trace contexts, two per listener call, that were discarded or could not be sent"
+    POP_TIMED_OUT = "popped messages whose invisible time passed before they were consumed or settled"
+    POP_GIVEN_UP = "popped messages acknowledged because they failed too often for too long"
+    SETTLE_FAILED = "acknowledgements and delays of popped messages that failed"
 
 
 class ConsumerCounters:

@@ -21,6 +21,9 @@ CONSUME_TIMESTAMP_FORMAT = "%Y%m%d%H%M%S"
 """Java's ``yyyyMMddHHmmss``, local time."""
 
 INT_MAX = 2**31 - 1
+MIN_POP_INVISIBLE_TIME = 5_000
+MAX_POP_INVISIBLE_TIME = 300_000
+DEFAULT_POP_INVISIBLE_TIME = 60_000
 
 TLS_PATHS = ("tls_client_trust_cert_path", "tls_client_cert_path", "tls_client_key_path")
 
@@ -202,6 +205,12 @@ class ConsumerConfig(ClientConfig):
         consume_message_batch_max_size: messages per listener call, 1..1024 (1); a broker gives 32 per pull.
         pull_batch_size: messages asked for per pull, 1..1024 (32).
         pull_batch_size_in_bytes: bytes asked for per pull (262,144); today's brokers do not read it.
+        pop_threshold_for_queue: popping pauses while a queue has more messages not settled (96).
+        pop_invisible_time: ms for which a popped message is this member's alone: so long its listener may take, the
+            waiting for a thread included, 5,000..300,000 (60,000).
+        pop_batch_nums: messages asked for per pop, 1..32 (32).
+        client_rebalance: members divide the queues among themselves and pull. False: the broker says which queues are
+            whose, and whether they are pulled or popped (``mqadmin setConsumeMode``).
         post_subscription_when_pull: send the subscription with each pull instead of relying on the heartbeat.
         unit_mode: marks a multi-site deployment for the broker.
         max_reconsume_times: retries before the dead-letter topic; -1: 16, for orderly listeners without end.
@@ -236,6 +245,10 @@ class ConsumerConfig(ClientConfig):
     consume_message_batch_max_size: int = 1
     pull_batch_size: int = 32
     pull_batch_size_in_bytes: int = 262_144
+    pop_threshold_for_queue: int = 96
+    pop_invisible_time: int = DEFAULT_POP_INVISIBLE_TIME
+    pop_batch_nums: int = 32
+    client_rebalance: bool = True
     post_subscription_when_pull: bool = False
     unit_mode: bool = False
     max_reconsume_times: int = -1
@@ -291,6 +304,13 @@ class ConsumerConfig(ClientConfig):
         check_range("pull_interval", self.pull_interval, 0, 65535)
         check_range("consume_message_batch_max_size", self.consume_message_batch_max_size, 1, 1024)
         check_range("pull_batch_size", self.pull_batch_size, 1, 1024)
+        check_range("pop_invisible_time", self.pop_invisible_time, MIN_POP_INVISIBLE_TIME, MAX_POP_INVISIBLE_TIME)
+        check_range("pop_batch_nums", self.pop_batch_nums, 1, 32)
+        check_range("pop_threshold_for_queue", self.pop_threshold_for_queue, 0, INT_MAX)
+        if not self.client_rebalance and strategy is not None and not callable(getattr(strategy, "get_name", None)):
+            raise ConfigError(
+                f"with client_rebalance=False the broker is told the strategy's name: {strategy!r} has no get_name"
+            )
         check_range("pull_batch_size_in_bytes", self.pull_batch_size_in_bytes, 1, INT_MAX)
         check_range("max_reconsume_times", self.max_reconsume_times, -1, INT_MAX)
         check_range("suspend_current_queue_time_millis", self.suspend_current_queue_time_millis, 0, INT_MAX)

@@ -89,6 +89,27 @@ def check_namespace(namespace: str) -> None:
         raise ConfigError(f"the namespace [{namespace}] contains illegal characters, allowing only |a-zA-Z0-9_-")
 
 
+def pop_retry_topic_v1(group: str, topic: str) -> str:
+    """Topic through which a group's popped and failed messages of one topic come back. Source: KeyBuilder."""
+    return f"{RETRY_GROUP_TOPIC_PREFIX}{group}_{topic}"
+
+
+def pop_retry_topic_v2(group: str, topic: str) -> str:
+    """The same on brokers with ``enableRetryTopicV2``. Source: KeyBuilder.buildPopRetryTopicV2."""
+    return f"{RETRY_GROUP_TOPIC_PREFIX}{group}+{topic}"
+
+
+def normal_topic(group: str, pop_retry_topic: str) -> str | None:
+    """The topic that a group's pop-retry topic belongs to; None when it is no such topic.
+
+    Source: KeyBuilder.parseNormalTopic.
+    """
+    for prefix in (pop_retry_topic_v1(group, ""), pop_retry_topic_v2(group, "")):
+        if pop_retry_topic.startswith(prefix):
+            return pop_retry_topic[len(prefix) :]
+    return None
+
+
 def check_group(group: str) -> None:
     """Refuse an illegal group name with ``ConfigError``. Source: Validators.checkGroup."""
     _check_text("a group", group)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
+from typing import NamedTuple
 
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
@@ -108,6 +109,45 @@ class PullResult:
     min_offset: int
     max_offset: int
     messages: list[MessageExt]
+
+
+class PopStatus(Enum):
+    """What a pop brought. Source: PopStatus."""
+
+    FOUND = "FOUND"
+    POLLING_FULL = "POLLING_FULL"
+    POLLING_NOT_FOUND = "POLLING_NOT_FOUND"
+
+
+class ConsumeInitMode(IntEnum):
+    """Where a group that never consumed a queue begins to pop. Source: ConsumeInitMode."""
+
+    MIN = 0
+    MAX = 1
+
+
+@dataclass(slots=True)
+class PopResult:
+    """Answer to a pop.
+
+    Attributes:
+        messages: only with FOUND; each carries its receipt (``model.extra_info``) and shows the topic popped.
+    """
+
+    status: PopStatus
+    messages: list[MessageExt]
+
+
+class QueueAssignment(NamedTuple):
+    """Which queues of a topic a broker gave to this member. Source: MessageQueueAssignment, MessageRequestMode.
+
+    Attributes:
+        pull: to be pulled.
+        pop: to be popped; a queue id of -1 stands for all queues of the broker.
+    """
+
+    pull: frozenset[MessageQueue] = frozenset()
+    pop: frozenset[MessageQueue] = frozenset()
 
 
 class SendStatus(Enum):

@@ -1,12 +1,13 @@
 """What a consumer tells operators about itself.
 
-Source: ConsumerRunningInfo, ProcessQueueInfo, ConsumeStatus, ConsumeMessageDirectlyResult, CMResult.
+Source: ConsumerRunningInfo, ProcessQueueInfo, PopProcessQueueInfo, ConsumeStatus, ConsumeMessageDirectlyResult,
+CMResult.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from rocketmq_py.model.message_queue import MessageQueue
@@ -73,6 +74,21 @@ class ProcessQueueInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PopProcessQueueInfo:
+    """A popped queue as operators see it.
+
+    Attributes:
+        wait_ack_count: messages popped and not settled.
+        dropped: whether the queue was taken away.
+        last_pop_timestamp: when the last pop was attempted, ms.
+    """
+
+    wait_ack_count: int
+    dropped: bool
+    last_pop_timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerRunningInfo:
     """All about one consumer.
 
@@ -82,6 +98,7 @@ class ConsumerRunningInfo:
         mq_table: its windows; timestamps in ms since 1970.
         status_table: its rates by topic.
         jstack: the stacks of all threads of the process, when they were asked for.
+        mq_pop_table: the queues that it pops; timestamps in ms since 1970.
     """
 
     properties: Mapping[str, str]
@@ -89,6 +106,7 @@ class ConsumerRunningInfo:
     mq_table: Mapping[MessageQueue, ProcessQueueInfo]
     status_table: Mapping[str, ConsumeStatus]
     jstack: str | None = None
+    mq_pop_table: Mapping[MessageQueue, PopProcessQueueInfo] = field(default_factory=dict)
 
 
 class CMResult(Enum):

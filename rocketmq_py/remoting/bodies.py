@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 from rocketmq_py.errors import ProtocolError
 from rocketmq_py.model import fastjson
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import QueueAssignment
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
 from rocketmq_py.model.running_info import (
     ConsumeMessageDirectlyResult,
     ConsumerRunningInfo,
     ConsumeStatus,
+    PopProcessQueueInfo,
     ProcessQueueInfo,
 )
 from rocketmq_py.model.subscription import TAG, SubscriptionData
@@ -206,7 +208,7 @@ def encode_locked(mqs: Iterable[MessageQueue]) -> bytes:
 def encode_consumer_running_info(info: ConsumerRunningInfo) -> bytes:
     """The answer to GET_CONSUMER_RUNNING_INFO. Source: ConsumerRunningInfo."""
     fields: dict[str, object] = {
-        "mqPopTable": {},
+        "mqPopTable": {mq: _pop_process_queue_info(each) for mq, each in info.mq_pop_table.items()},
         "mqTable": {mq: _process_queue_info(each) for mq, each in info.mq_table.items()},
         "properties": info.properties,
         "statusTable": {topic: _consume_status(each) for topic, each in info.status_table.items()},
@@ -216,6 +218,14 @@ def encode_consumer_running_info(info: ConsumerRunningInfo) -> bytes:
     if info.jstack is not None:
         fields["jstack"] = info.jstack
     return fastjson.dumps(fields)
+
+
+def _pop_process_queue_info(info: PopProcessQueueInfo) -> dict[str, object]:
+    return {
+        "droped": info.dropped,
+        "lastPopTimestamp": info.last_pop_timestamp,
+        "waitAckCount": info.wait_ack_count,
+    }
 
 
 def _process_queue_info(info: ProcessQueueInfo) -> dict[str, object]:
@@ -287,6 +297,40 @@ def parse_reset_offset(body: bytes) -> dict[MessageQueue, int]:
         if _checked(offset, int, f"the offset of {mq}") < 0:
             raise ProtocolError(f"the offset of {mq} is {offset}")
     return offsets
+
+
+def encode_query_assignment(topic: str, group: str, client_id: str, strategy_name: str, message_model: str) -> bytes:
+    """Body of QUERY_ASSIGNMENT. Source: QueryAssignmentRequestBody."""
+    return fastjson.dumps(
+        {
+            "clientId": client_id,
+            "consumerGroup": group,
+            "messageModel": message_model,
+            "strategyName": strategy_name,
+            "topic": topic,
+        }
+    )
+
+
+def parse_assignment(body: bytes) -> QueueAssignment | None:
+    """The reply to QUERY_ASSIGNMENT; None when the broker cannot tell (yet), and nothing is to change.
+
+    Whatever is not to be popped is to be pulled; entries without a queue are skipped, as in Java.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    told = _object(fastjson.loads(body), "the reply").get("messageQueueAssignments")
+    if told is None:
+        return None
+    modes: dict[bool, set[MessageQueue]] = {True: set(), False: set()}
+    for each in _checked(told, list, "messageQueueAssignments"):
+        assignment = _object(each, "an assignment")
+        if assignment.get("messageQueue") is not None:
+            modes[assignment.get("mode") == "POP"].add(_queue_of(_object(assignment["messageQueue"], "a queue")))
+    if len(modes[True]) + len(modes[False]) > QUEUE_NUMS_MAX:
+        raise ProtocolError(f"more than {QUEUE_NUMS_MAX} queues are assigned")
+    return QueueAssignment(pull=frozenset(modes[False]), pop=frozenset(modes[True]))
 
 
 def _queue_of(fields: Mapping[Any, Any]) -> MessageQueue:

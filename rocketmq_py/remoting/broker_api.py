@@ -14,7 +14,7 @@ from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RocketM
 from rocketmq_py.model.codes import MASTER_ID, PullSysFlag, RequestCode, ResponseCode
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import PullResult, PullStatus
+from rocketmq_py.model.results import PullResult, PullStatus, QueueAssignment
 from rocketmq_py.model.subscription import TAG, SubscriptionData
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.frame import RemotingCommand
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OFFSET_UPDATE_TIMEOUT_MS = 5_000
 OFFSET_LOOK_UP_TIMEOUT_MS = 6_000
 """For the first and last offset and the offset of a moment. Source: MQAdminImpl.timeoutMillis."""
+QUERY_ASSIGNMENT_TIMEOUT_MS = 3_000
 UNREGISTER_TIMEOUT_MS = 1_000
 EXPRESSIONS_SINCE_VERSION = 232
 """``MQVersion`` ordinal of V4_1_0_SNAPSHOT, the first that knows expressions other than tags."""
@@ -368,6 +369,20 @@ class BrokerApi:
         request = Request(RequestCode.GET_CONSUMER_LIST_BY_GROUP, {"consumerGroup": group})
         reply = self._remoting.invoke_ok(address, request, self._timeout_ms, f"ask for the members of group {group}")
         return bodies.parse_consumer_id_list(reply.body)
+
+    def query_assignment(
+        self, address: str, topic: str, group: str, client_id: str, strategy_name: str, message_model: str
+    ) -> QueueAssignment | None:
+        """Ask one broker which queues are this member's; see ``bodies.parse_assignment``.
+
+        Raises:
+            BrokerError: it does not assign queues (REQUEST_CODE_NOT_SUPPORTED), and others.
+        """
+        body = bodies.encode_query_assignment(topic, group, client_id, strategy_name, message_model)
+        request = Request(RequestCode.QUERY_ASSIGNMENT, {}, body)
+        doing = f"ask for the queues of {topic} that group {group} gives this member"
+        reply = self._remoting.invoke_ok(address, request, QUERY_ASSIGNMENT_TIMEOUT_MS, doing)
+        return bodies.parse_assignment(reply.body)
 
     def _master_of(self, broker_name: str) -> str:
         broker = self._routes.find_broker(broker_name, only_this=True)

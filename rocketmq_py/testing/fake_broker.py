@@ -9,7 +9,7 @@ from rocketmq_py.consumer.ports import PullCall
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import PullResult, PullStatus
+from rocketmq_py.model.results import PullResult, PullStatus, QueueAssignment
 
 
 class FakeBroker:
@@ -21,6 +21,7 @@ class FakeBroker:
         offsets: committed offsets by (group, queue).
         members: client ids by group.
         locks: client id of the holder by (group, queue).
+        assignments: what a broker that assigns queues answers, by topic.
         sent_back: (message, delay level) of every send-back.
         retry_messages: (topic, body, properties) of what came as a normal message instead.
         heartbeats: how many were sent.
@@ -36,6 +37,7 @@ class FakeBroker:
         self.offsets: dict[tuple[str, MessageQueue], int] = {}
         self.members: dict[str, list[str]] = {}
         self.locks: dict[tuple[str, MessageQueue], str] = {}
+        self.assignments: dict[str, QueueAssignment] = {}
         self.sent_back: list[tuple[MessageExt, int]] = []
         self.retry_messages: list[tuple[str, bytes, Mapping[str, str]]] = []
         self.heartbeats = 0
@@ -181,6 +183,13 @@ class FakeBroker:
     def find_consumer_id_list(self, topic: str, group: str) -> list[str] | None:
         """See ``Group.find_consumer_id_list``."""
         return self.members.get(group)
+
+    def query_assignment(
+        self, topic: str, group: str, strategy_name: str, message_model: str
+    ) -> QueueAssignment | None:
+        """See ``Group.query_assignment``."""
+        self._fail("query_assignment")
+        return self.assignments.get(topic)
 
     def send_heartbeat_to_all_brokers(self) -> bool:
         """See ``Group.send_heartbeat_to_all_brokers``."""

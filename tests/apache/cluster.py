@@ -45,7 +45,8 @@ class Profile:
 TESTS = Profile(
     jvm=("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dtls.server.mode=disabled"),
     namesrv=("-Xmx128m", "-XX:MaxDirectMemorySize=64m"),
-    broker=("-Xmx384m", "-XX:MaxDirectMemorySize=256m"),
+    # Every thread that handles pops or timers keeps a buffer of 4 MiB: with 256 MiB pops end in silence.
+    broker=("-Xmx384m", "-XX:MaxDirectMemorySize=768m"),
     proxy=("-Xmx384m", "-XX:MaxDirectMemorySize=256m"),
     store={
         "mappedFileSizeCommitLog": 16 << 20,

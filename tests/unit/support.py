@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely, AllocateMessageQueueStrategy
+from rocketmq_py.consumer.broker_assignment import BrokerAssignment
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
 from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageOrderlyService
 from rocketmq_py.consumer.consumer_stats_manager import ConsumerStatsManager
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
+from rocketmq_py.consumer.message_popper import PopRequest, init_mode
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
 from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
+from rocketmq_py.consumer.pop_queues import PopQueues
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.pull_message_service import PullMessageService
 from rocketmq_py.consumer.rebalance import RebalanceImpl
@@ -111,6 +114,7 @@ class Core:
         hooks: list[ConsumeMessageHook] | None = None,
         queues: int = 1,
         expression: str = "*",
+        assigned_by_broker: bool = False,
         **settings: Any,
     ) -> None:
         settings.setdefault("consume_from_where", ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET)
@@ -124,16 +128,27 @@ class Core:
         self.stats_manager = ConsumerStatsManager(self.clock, self.runtime.scheduler("stats"))
         self.hooks = hooks or []
         self.store = RemoteBrokerOffsetStore(GROUP, self.broker, RateLimitedLog(self.runtime.clock, logger))
+        strategy = strategy or AllocateMessageQueueAveragely()
+        self.pops: list[tuple[PopRequest, int]] = []  # with the delays after which they are to begin
+        self.pop_queues = PopQueues(
+            GROUP,
+            self.clock,
+            lambda: init_mode(self.config),
+            lambda request, delay_ms: self.pops.append((request, delay_ms)),
+        )
         self.rebalance = RebalanceImpl(
             group=GROUP,
             config=self.config,
-            strategy=strategy or AllocateMessageQueueAveragely(),
+            strategy=strategy,
             runtime=self.runtime,
             broker=self.broker,
             client=self.broker,
             offset_store=self.store,
             dispatch=lambda request, delay_ms: self.puller.execute_pull_request_later(request, delay_ms),  # noqa: PLW0108 - made below
             orderly=orderly is not None,
+            assignment=BrokerAssignment(GROUP, strategy.get_name(), self.broker, self.pop_queues, self.clock)
+            if assigned_by_broker
+            else None,
         )
         parts: dict[str, Any] = {
             "group": GROUP,

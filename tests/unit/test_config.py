@@ -17,6 +17,7 @@ from rocketmq_py.model.config import (
     check_names,
     split_address,
 )
+from rocketmq_py.model.message_queue import MessageQueue
 
 INT_MAX = 2**31 - 1
 
@@ -38,6 +39,9 @@ CONSUMER_RANGES = [
     ("pull_interval", 0, 65_535),
     ("consume_message_batch_max_size", 1, 1_024),
     ("pull_batch_size", 1, 1_024),
+    ("pop_invisible_time", 5_000, 300_000),
+    ("pop_batch_nums", 1, 32),
+    ("pop_threshold_for_queue", 0, INT_MAX),
     ("pull_batch_size_in_bytes", 1, INT_MAX),
     ("max_reconsume_times", -1, INT_MAX),
     ("consume_timeout", 1, INT_MAX // 60_000),
@@ -86,6 +90,8 @@ def test_the_defaults_are_java_s_and_legal() -> None:
     assert (config.pull_threshold_for_topic, config.pull_threshold_size_for_queue) == (-1, 100)
     assert (config.pull_threshold_size_for_topic, config.pull_interval) == (-1, 0)
     assert (config.consume_message_batch_max_size, config.pull_batch_size) == (1, 32)
+    assert (config.pop_invisible_time, config.pop_batch_nums) == (60_000, 32)
+    assert (config.pop_threshold_for_queue, config.client_rebalance) == (96, True)
     assert (config.pull_batch_size_in_bytes, config.post_subscription_when_pull) == (262_144, False)
     assert (config.max_reconsume_times, config.consume_timeout) == (-1, 15)
     assert (config.persist_consumer_offset_interval, config.pull_time_delay_mills_when_exception) == (5_000, 1_000)
@@ -177,6 +183,18 @@ def test_the_first_wrong_setting_in_java_s_order_is_named() -> None:
 def test_where_to_start_is_a_member_of_the_enumeration(where: object) -> None:
     with pytest.raises(ConfigError, match="consume_from_where is a ConsumeFromWhere, not"):
         ConsumerConfig(consume_from_where=where).check_consumer("group")  # type: ignore[arg-type]
+
+
+@pytest.mark.behaviour("CF-01")
+def test_a_strategy_that_brokers_are_told_of_has_a_name() -> None:
+    class Nameless:
+        def allocate(self, *args: object) -> list[MessageQueue]:
+            return []
+
+    check_consumer(allocate_message_queue_strategy=Nameless())
+    check_consumer(client_rebalance=False, allocate_message_queue_strategy=AllocateMessageQueueAveragely())
+    with pytest.raises(ConfigError, match="has no get_name"):
+        check_consumer(client_rebalance=False, allocate_message_queue_strategy=Nameless())
 
 
 @pytest.mark.behaviour("CF-01")

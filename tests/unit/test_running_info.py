@@ -9,7 +9,9 @@ from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.running_info import config_properties, consumer_running_info
 from rocketmq_py.errors import RequestTimeoutError
 from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
-from rocketmq_py.model.running_info import ConsumerRunningInfo, ConsumeStatus, ProcessQueueInfo
+from rocketmq_py.model.results import QueueAssignment
+from rocketmq_py.model.running_info import ConsumerRunningInfo, ConsumeStatus, PopProcessQueueInfo, ProcessQueueInfo
+from rocketmq_py.remoting.bodies import encode_consumer_running_info
 from rocketmq_py.runtime import thread_stacks
 from rocketmq_py.testing import ManualClock
 from tests.unit.support import GROUP, TOPIC, Core, messages, mq
@@ -26,6 +28,7 @@ def info_of(core: Core, jstack: str | None = None) -> ConsumerRunningInfo:
         start_timestamp=STARTED,
         subscriptions=core.rebalance.subscriptions_to_announce(),
         windows=core.rebalance.windows(),
+        popped=core.pop_queues.queues(),
         offset_store=core.store,
         stats=core.stats_manager,
         clock=core.clock,
@@ -99,6 +102,21 @@ def test_moments_are_told_by_the_wall_clock_though_they_are_kept_by_the_other() 
     assert info.last_pull_timestamp == window.last_pull_timestamp + 5_000_000
     assert info.last_consume_timestamp == window.last_consume_timestamp + 5_000_000
     assert info.last_lock_timestamp == window.last_lock_timestamp + 5_000_000
+
+
+@pytest.mark.behaviour("PO-35")
+def test_a_popping_consumer_tells_its_popped_queues_moments_by_the_wall_clock() -> None:
+    core = Core(namesrv_addr="a:1", assigned_by_broker=True)
+    core.broker.assignments[TOPIC] = QueueAssignment(pop=frozenset({mq(-1)}))
+    core.rebalance.do_rebalance()
+    core.clock.shift_wall(5_000_000)
+    ((_, queue),) = core.pop_queues.queues()
+    queue.inc_found_msg(3)
+    info = info_of(core)
+    assert info.mq_pop_table == {mq(-1): PopProcessQueueInfo(3, False, queue.last_pop_timestamp + 5_000_000)}
+    assert info.mq_table == {}
+    told = encode_consumer_running_info(info)
+    assert b'"mqPopTable":{{"brokerName":"broker-a","queueId":-1,"topic":"topic"}:{"droped":false,' in told
 
 
 @pytest.mark.behaviour("OP-02")

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from rocketmq_py.errors import ProtocolError
 from rocketmq_py.model import fastjson
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import QueueAssignment
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
 from rocketmq_py.remoting.bodies import (
     QUEUE_NUMS_MAX,
     ConsumerData,
     encode_heartbeat,
+    parse_assignment,
     parse_consumer_id_list,
     parse_topic_route,
 )
@@ -136,3 +139,51 @@ def test_a_heartbeat_tells_how_a_consumer_consumes() -> None:
         "consumeType": "CONSUME_POP",
         "messageModel": "BROADCASTING",
     }
+
+
+def assigned(**changes: object) -> dict[str, object]:
+    return {"messageQueue": {"topic": "t", "brokerName": "a", "queueId": 1}, "mode": "PULL", **changes}
+
+
+def test_an_assignment_tells_which_queues_to_pull_and_which_to_pop() -> None:
+    all_queues = {"topic": "t", "brokerName": "a", "queueId": -1}
+    told = [
+        assigned(), assigned(mode=None), assigned(mode="POP", messageQueue=all_queues, attachments={}),
+        assigned(mode="POP", messageQueue=all_queues), assigned(messageQueue=None),
+    ]  # fmt: skip
+    assert parse_assignment(fastjson.dumps({"messageQueueAssignments": told})) == QueueAssignment(
+        pull=frozenset({MessageQueue("t", "a", 1)}), pop=frozenset({MessageQueue("t", "a", -1)})
+    )
+    assert parse_assignment(fastjson.dumps({"messageQueueAssignments": []})) == QueueAssignment()
+
+
+@pytest.mark.parametrize("body", [{}, {"messageQueueAssignments": None}])
+def test_an_assignment_may_be_unknown(body: dict[str, object]) -> None:
+    assert parse_assignment(fastjson.dumps(body)) is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        "POP",
+        [1],
+        [assigned(messageQueue="t")],
+        [assigned(messageQueue={"topic": "t", "brokerName": "a"})],
+        [assigned(messageQueue={"topic": 1, "brokerName": "a", "queueId": 1})],
+        [assigned(messageQueue={"topic": "t", "brokerName": "a", "queueId": True})],
+    ],
+    ids=repr,
+)
+def test_a_malformed_assignment_is_refused(told: object) -> None:
+    with pytest.raises(ProtocolError):
+        parse_assignment(fastjson.dumps({"messageQueueAssignments": told}))
+
+
+def test_an_assignment_without_bounds_is_not_believed() -> None:
+    queues = [
+        assigned(messageQueue={"topic": "t", "brokerName": "a", "queueId": number})
+        for number in range(QUEUE_NUMS_MAX + 1)
+    ]
+    with pytest.raises(ProtocolError, match="65536"):
+        parse_assignment(fastjson.dumps({"messageQueueAssignments": queues}))

@@ -1,0 +1,89 @@
+"""The queues that this member pops, as a broker assigned them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from rocketmq_py.clock import Clock
+from rocketmq_py.consumer.message_popper import PopRequest
+from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import ConsumeInitMode
+from rocketmq_py.runtime import Mutex
+
+_log = logging.getLogger(__name__)
+
+
+class PopQueues:
+    """Owner of the table of popped queues. Source: RebalanceImpl.popProcessQueueTable.
+
+    Threads: ``update`` and ``keep_only`` on the rebalance thread; the rest on any.
+    Lock:    ``_lock`` guards the table; nothing is called out to while it is held.
+
+    Args:
+        init_mode: where to begin in queues that the group never consumed.
+        dispatch: begins the pops of a request after so many ms.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        clock: Clock,
+        init_mode: Callable[[], ConsumeInitMode],
+        dispatch: Callable[[PopRequest, int], None],
+    ) -> None:
+        self._group = group
+        self._clock = clock
+        self._init_mode = init_mode
+        self._dispatch = dispatch
+        self._lock = Mutex()
+        self._queues: dict[MessageQueue, PopProcessQueue] = {}
+        self._destroyed = False
+
+    def queues(self) -> list[tuple[MessageQueue, PopProcessQueue]]:
+        """The queues popped now."""
+        with self._lock:
+            return list(self._queues.items())
+
+    def update(self, topic: str, assigned: Collection[MessageQueue]) -> tuple[bool, Sequence[PopRequest]]:
+        """Drop what is no longer assigned or has lost its request, add what is new.
+
+        Returns:
+            Whether anything changed, and the requests to begin.
+
+        Behaviour: PA-05. Source: RebalanceImpl.updateMessageQueueAssignment, its half about pop.
+        """
+        requests: list[PopRequest] = []
+        init_mode = self._init_mode()
+        with self._lock:
+            mine = {mq: queue for mq, queue in self._queues.items() if mq.topic == topic}
+            expired = [mq for mq, queue in mine.items() if mq in assigned and queue.is_pull_expired]
+            dropped = [*(mq for mq in mine if mq not in assigned), *expired]
+            self._drop(dropped)
+            for mq in sorted(set(assigned) - set(self._queues)) if not self._destroyed else ():
+                queue = self._queues[mq] = PopProcessQueue(self._clock)
+                requests.append(PopRequest(mq, queue, init_mode))
+        if expired:
+            _log.warning("[BUG] group %s: nobody popped %s for long, it is started again", self._group, expired)
+        return bool(dropped or requests), requests
+
+    def begin(self, requests: Sequence[PopRequest], delay_ms: int) -> None:
+        """Set requests going. Source: RebalancePushImpl.dispatchPopPullRequest."""
+        for request in requests:
+            self._dispatch(request, delay_ms)
+
+    def keep_only(self, topics: Collection[str]) -> None:
+        """Drop the queues of other topics. Source: RebalanceImpl.truncateMessageQueueNotMyTopic."""
+        with self._lock:
+            self._drop([mq for mq in self._queues if mq.topic not in topics])
+
+    def destroy(self) -> None:
+        """Drop every queue and take none any more. Source: RebalanceImpl.destroy."""
+        with self._lock:
+            self._destroyed = True
+            self._drop(list(self._queues))
+
+    def _drop(self, mqs: Iterable[MessageQueue]) -> None:
+        for mq in mqs:
+            self._queues.pop(mq).dropped = True
