@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -72,6 +73,7 @@ def test_queues_of_a_broker_that_comes_are_taken_and_given_up_when_it_goes(broke
         collector.wait_for_bodies(more)
 
 
+@pytest.mark.skipif(os.environ.get("ROCKETMQ_PY_FULL") != "1", reason="upstream's slave takes a minute to be ready")
 def test_a_master_sends_pulls_to_its_slave_which_goes_on_when_the_master_is_gone(brokers: Brokers) -> None:
     brokers.create_group("readers")
     with DefaultMQProducer("p", namesrv_addr=brokers.namesrv_addr) as producer:
