@@ -32,7 +32,7 @@ from rocketmq_py.consumer.send_back import SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError, ConfigError, IllegalStateError, RocketMQError
 from rocketmq_py.model import names
-from rocketmq_py.model.config import ConsumerConfig, MessageModel, check_names
+from rocketmq_py.model.config import ConsumerConfig, MessageModel, check_names, check_range
 from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly, check_listener
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
@@ -315,6 +315,23 @@ class DefaultMQPushConsumer(ConsumerConfig):
         """
         self._set_paused(paused=False)
 
+    def update_core_pool_size(self, core_pool_size: int) -> None:
+        """Have so many consume threads from now on; those too many end when they have done what is queued.
+
+        Source: DefaultMQPushConsumer.updateCorePoolSize, which ignores values that it does not like (deviations).
+
+        Raises:
+            ConfigError: not 1 to ``consume_thread_max``.
+            IllegalStateError: the consumer is not running.
+        """
+        self._check_not_forked()
+        check_range("core_pool_size", core_pool_size, 1, self.consume_thread_max)
+        with self._lock:
+            parts = self._parts
+        if parts is None:
+            raise IllegalStateError(f"the consumer is {self._state.value}, not RUNNING")
+        parts.update_core_pool_size(core_pool_size)
+
     def _set_paused(self, paused: bool) -> None:
         self._check_not_forked()
         with self._lock:
@@ -394,6 +411,7 @@ class _Parts:
         self._config = config
         self._clock = runtime.clock
         self._group = group
+        self._core_pool_size = config.consume_thread_min
         orderly = isinstance(listener, MessageListenerOrderly)
         clustering = config.message_model is MessageModel.CLUSTERING
         self.client = shared
@@ -620,6 +638,13 @@ class _Parts:
 
     # What operators ask of a consumer.
 
+    def update_core_pool_size(self, size: int) -> None:
+        """See ``DefaultMQPushConsumer.update_core_pool_size``."""
+        self._core_pool_size = size
+        self._consume_service.update_core_pool_size(size)
+        if self.pops is not None:
+            self.pops.service.update_core_pool_size(size)
+
     def consumer_running_info(self, jstack: bool) -> ConsumerRunningInfo:
         return consumer_running_info(
             group=self._group,
@@ -633,6 +658,7 @@ class _Parts:
             offset_store=self._offset_store,
             stats=self.client.consumer_stats,
             clock=self._runtime.clock,
+            core_pool_size=self._core_pool_size,
             jstack=thread_stacks() if jstack else None,
         )
 

@@ -88,6 +88,10 @@ class WorkerPool(Protocol[T_contra]):
         """Queue an item; False once ``shutdown`` has begun (Java: RejectedExecutionException)."""
         ...
 
+    def resize(self, size: int) -> None:
+        """Have so many workers from now on, at least 1. Those too many end when they have done what was queued."""
+        ...
+
     def shutdown(self, await_ms: int) -> bool:
         """Take no more, wait for queued and running items, then forget what is still queued.
 
@@ -224,8 +228,12 @@ class _WorkerPool(Generic[T]):
         self._items: queue.SimpleQueue[T | _Stop] = queue.SimpleQueue()
         self._put = self._items.put
         self._stopped = False
-        self._lock = Mutex()  # one shutdown is the first
-        self._threads = [_Thread(f"{name}{number}", self._work) for number in range(1, size + 1)]
+        self._lock = Mutex()  # guards the threads; one shutdown is the first
+        self._name = name
+        self._numbers = itertools.count(1)
+        self._size = 0
+        self._threads: list[_Thread] = []
+        self.resize(size)
 
     def _work(self) -> None:
         # Hot: one round per message at batch size 1. A SimpleQueue hands over in 0.4 us, an Executor's future in 18 us.
@@ -243,32 +251,46 @@ class _WorkerPool(Generic[T]):
         self._put(item)
         return True
 
+    def resize(self, size: int) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._threads = [thread for thread in self._threads if not thread.join(0)]
+            for _ in range(size - self._size):
+                self._threads.append(_Thread(f"{self._name}{next(self._numbers)}", self._work))
+            for _ in range(self._size - size):
+                self._items.put(_STOP)
+            self._size = size
+
     def shutdown(self, await_ms: int) -> bool:
         with self._lock:
             first = not self._stopped
             self._stopped = True
+            threads = list(self._threads)
         if first:
-            self._put_stop_marks()
+            self._put_stop_marks(len(threads))
         deadline = self._clock.monotonic_ms() + await_ms
-        others = [thread for thread in self._threads if not thread.is_current()]
-        finished = all([thread.join(deadline - self._clock.monotonic_ms()) for thread in others])
-        # A worker that calls this has its own stop mark still before it; more means that items are, too.
-        finished = finished and self._items.qsize() <= len(self._threads) - len(others)
-        if not finished and first:
-            self._forget_queued()
+        finished = all(
+            [thread.join(deadline - self._clock.monotonic_ms()) for thread in threads if not thread.is_current()]
+        )
+        if first and self._forget_queued():
+            finished = False
+        if first:
+            self._put_stop_marks(len(threads))  # for those that are still at work, and for a worker that calls this
         return finished
 
-    def _put_stop_marks(self) -> None:
-        for _ in self._threads:
+    def _put_stop_marks(self, count: int) -> None:
+        for _ in range(count):
             self._items.put(_STOP)
 
-    def _forget_queued(self) -> None:
+    def _forget_queued(self) -> int:
+        """Empty the queue; returns how many items, stop marks aside, were in it."""
+        forgotten = 0
         while True:
             try:
-                self._items.get_nowait()
+                forgotten += not isinstance(self._items.get_nowait(), _Stop)
             except queue.Empty:
-                break
-        self._put_stop_marks()
+                return forgotten
 
 
 class _Scheduler:

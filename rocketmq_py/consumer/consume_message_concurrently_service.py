@@ -94,6 +94,10 @@ class ConsumeMessageConcurrentlyService:
             STUCK_HEAD_SWEEP_INTERVAL_MS, STUCK_HEAD_SWEEP_INTERVAL_MS, self.report_stuck_heads
         )
 
+    def update_core_pool_size(self, size: int) -> None:
+        """Have so many consume threads. Source: updateCorePoolSize, whose checks the consumer makes."""
+        self._pool.resize(size)
+
     def shutdown(self, await_ms: int) -> bool:
         """Take no more, wait for what is cached, then forget it: it stays uncommitted and comes again elsewhere.
 

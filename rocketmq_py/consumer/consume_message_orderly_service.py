@@ -108,6 +108,10 @@ class ConsumeMessageOrderlyService:
         if self._locks is not None:
             self._renewer.schedule_at_fixed_rate(FIRST_LOCK_DELAY_MS, REBALANCE_LOCK_INTERVAL_MS, self._locks.lock_all)
 
+    def update_core_pool_size(self, size: int) -> None:
+        """Have so many consume threads. Source: updateCorePoolSize, whose checks the consumer makes."""
+        self._pool.resize(size)
+
     def shutdown(self, await_ms: int) -> bool:
         """Start no more calls of the listener, wait for those under way; the rest comes again elsewhere.
 

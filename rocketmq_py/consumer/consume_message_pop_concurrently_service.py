@@ -69,6 +69,10 @@ class ConsumeMessagePopConcurrentlyService:
             f"ConsumeMessagePopThread_{group[:100]}_", config.consume_thread_min, self._consume
         )
 
+    def update_core_pool_size(self, size: int) -> None:
+        """Have so many consume threads. Source: updateCorePoolSize, whose checks the consumer makes."""
+        self._pool.resize(size)
+
     def shutdown(self, await_ms: int) -> bool:
         """Take no more, wait for what is cached, then forget it: it comes again when its invisible time has passed.
 

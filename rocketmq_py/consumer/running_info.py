@@ -40,6 +40,7 @@ def consumer_running_info(
     offset_store: OffsetStore,
     stats: ConsumerStatsManager,
     clock: Clock,
+    core_pool_size: int,
     jstack: str | None,
 ) -> ConsumerRunningInfo:
     """All about one consumer, as it is now. May ask brokers for offsets: not on the I/O thread.
@@ -56,7 +57,7 @@ def consumer_running_info(
         "instanceName": instance_name,
         "consumerGroup": group,
         "PROP_CONSUMEORDERLY": _text(orderly),
-        "PROP_THREADPOOL_CORE_SIZE": str(config.consume_thread_min),
+        "PROP_THREADPOOL_CORE_SIZE": str(core_pool_size),
         "PROP_CONSUMER_START_TIMESTAMP": str(start_timestamp),
         "PROP_NAMESERVER_ADDR": "".join(f"{address};" for address in config.name_servers()),
         "PROP_CONSUME_TYPE": CONSUME_PASSIVELY,

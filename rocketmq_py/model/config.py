@@ -195,7 +195,7 @@ class ConsumerConfig(ClientConfig):
             (``~/.rocketmq_offsets``; Java: the property rocketmq.client.localOffsetStoreDir).
         allocate_message_queue_strategy: how queues are divided among members, for all the same (averagely).
         consume_thread_min: threads that call the listener, 1..1000 (20).
-        consume_thread_max: at least ``consume_thread_min``; no other effect, as in Java, whose pool never grows (20).
+        consume_thread_max: at least ``consume_thread_min``; the most that ``update_core_pool_size`` takes (20).
         consume_concurrently_max_span: pulling pauses while the cached offsets of a queue span more, 1..65535 (2,000).
         pull_threshold_for_queue: pulling pauses while a queue has more messages cached, 1..65535 (1,000).
         pull_threshold_for_topic: the same over all queues owned, divided evenly; -1: off, or 1..6553500.

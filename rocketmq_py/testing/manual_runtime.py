@@ -47,6 +47,7 @@ class InlineExecutor(Generic[T]):
 
     Attributes:
         held: whether items wait for ``run_all``.
+        size: how many workers it stands for.
     """
 
     def __init__(self, run: Callable[[T], None]) -> None:
@@ -54,6 +55,11 @@ class InlineExecutor(Generic[T]):
         self._items: deque[T] = deque()
         self._stopped = False
         self.held = False
+        self.size = 1
+
+    def resize(self, size: int) -> None:
+        """See ``WorkerPool.resize``."""
+        self.size = size
 
     def submit(self, item: T) -> bool:
         """See ``WorkerPool.submit``."""
@@ -169,6 +175,7 @@ class ManualRuntime:
     def worker_pool(self, name: str, size: int, run: Callable[[T], None]) -> WorkerPool[T]:
         """An ``InlineExecutor``, also found in ``pools``."""
         pool = InlineExecutor(run)
+        pool.size = size
         self.pools[name] = pool  # type: ignore[assignment]
         return pool
 

@@ -32,6 +32,7 @@ def info_of(core: Core, jstack: str | None = None) -> ConsumerRunningInfo:
         offset_store=core.store,
         stats=core.stats_manager,
         clock=core.clock,
+        core_pool_size=7,
         jstack=jstack,
     )
 
@@ -73,7 +74,7 @@ def test_a_running_consumer_tells_its_settings_subscriptions_windows_and_rates()
     info = info_of(core)
     assert {name: value for name, value in info.properties.items() if name.startswith("PROP")} == {
         "PROP_CONSUMEORDERLY": "false",
-        "PROP_THREADPOOL_CORE_SIZE": "3",
+        "PROP_THREADPOOL_CORE_SIZE": "7",
         "PROP_CONSUMER_START_TIMESTAMP": str(STARTED),
         "PROP_NAMESERVER_ADDR": "a:1;b:2;",
         "PROP_CONSUME_TYPE": "CONSUME_PASSIVELY",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -78,6 +79,41 @@ def test_a_pool_of_three_runs_three_items_at_a_time_on_daemon_threads_with_its_n
     work.go_on.set()
     assert pool.shutdown(BOUND_MS) is True
     assert len(work.done) == 4
+
+
+@pytest.mark.behaviour("RN-01")
+def test_a_pool_that_grows_and_shrinks_runs_as_many_items_at_a_time_and_loses_none(work: Work) -> None:
+    pool = ThreadRuntime().worker_pool("pool-resize-", 1, work.run)
+
+    def at_a_time(count: int) -> None:
+        for _ in range(count + 1):
+            pool.submit("wait")
+        for _ in range(count):
+            assert work.waiting.acquire(timeout=BOUND_S)
+        assert not work.waiting.acquire(blocking=False)
+        work.go_on.set()
+        assert work.waiting.acquire(timeout=BOUND_S)
+        end = time.monotonic() + BOUND_S
+        while len(work.done) < expected[-1] + count + 1:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        expected.append(len(work.done))
+        work.go_on.clear()
+
+    expected = [0]
+
+    at_a_time(1)
+    pool.resize(3)
+    at_a_time(3)
+    pool.resize(2)
+    at_a_time(2)
+    pool.resize(1)
+    assert all([pool.submit(number) for number in range(10)])
+    assert pool.shutdown(BOUND_MS) is True
+    assert work.done[-10:] == list(range(10))
+    assert len(work.done) == expected[-1] + 10
+    pool.resize(5)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pool-resize-")]
 
 
 @pytest.mark.behaviour("RN-02")
