@@ -20,7 +20,7 @@ from rocketmq_py.model.config import ConsumerConfig, MessageModel
 from rocketmq_py.model.listener import ConsumeConcurrently
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus
+from rocketmq_py.model.results import MAX_ACK_INDEX, ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus
 from rocketmq_py.model.running_info import ConsumeMessageDirectlyResult
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Runtime
@@ -36,6 +36,8 @@ STUCK_HEAD_WARNING_MS = 30_000
 """A lowest message that a listener has had for longer is reported: it holds its queue's commit back."""
 
 _log = logging.getLogger(__name__)
+
+_NONE_FAILED = range(0)
 
 _MINUTE_MS = 60_000
 
@@ -152,7 +154,10 @@ class ConsumeMessageConcurrentlyService:
     ) -> None:
         """Source: ConsumeMessageConcurrentlyService.processConsumeResult. Behaviour: CC-02 to CC-07, ST-05."""
         msgs, queue, mq = request
-        failed = self._caller.failed_indexes(status, context, len(msgs))
+        if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS and context.ack_index is MAX_ACK_INDEX:
+            failed = _NONE_FAILED  # what nearly always happens, without asking further
+        else:
+            failed = self._caller.failed_indexes(status, context, len(msgs))
         if failed:
             self._count_failed(self._stats[mq.topic], begin_ms, len(msgs), len(failed))
         if failed and self._broadcasting:

@@ -26,7 +26,6 @@ from rocketmq_py.model.listener import Consume, ConsumeConcurrently, ContextT
 from rocketmq_py.model.message import MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import (
-    MAX_ACK_INDEX,
     ConsumeConcurrentlyContext,
     ConsumeConcurrentlyStatus,
     ConsumeOrderlyStatus,
@@ -38,7 +37,6 @@ from rocketmq_py.runtime import Runtime
 _log = logging.getLogger(__name__)
 
 _MINUTE_MS = 60_000
-_NONE_FAILED = range(0)
 _GOOD = (ConsumeConcurrentlyStatus.CONSUME_SUCCESS, ConsumeOrderlyStatus.SUCCESS, ConsumeOrderlyStatus.COMMIT)
 
 REMARK_MAX_LENGTH = 1_000
@@ -220,8 +218,6 @@ class ConcurrentListenerCaller(ListenerCaller[ConsumeConcurrentlyContext, Consum
     ) -> range:
         """Which messages of a batch of ``size`` must come again, by what the listener answered."""
         ack_index: object = context.ack_index
-        if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS and ack_index is MAX_ACK_INDEX:
-            return _NONE_FAILED  # what nearly always happens, without asking further
         if status is None:
             return range(size)
         if not isinstance(ack_index, int):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from rocketmq_py.consumer.offset_file import OffsetFile
-from rocketmq_py.consumer.offset_store import OFFSET_UNKNOWN, OffsetTable, ReadOffsetType
+from rocketmq_py.consumer.offset_store import OFFSET_UNKNOWN, OffsetTable
 from rocketmq_py.errors import RocketMQError, StoreError
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.rate_limited_log import RateLimitedLog
@@ -19,7 +19,7 @@ FILE_LOCK_TIMEOUT_MS = 10_000
 _log = logging.getLogger(__name__)
 
 
-class LocalFileOffsetStore:
+class LocalFileOffsetStore(OffsetTable):
     """Keeps offsets in memory and stores them in a file that Java's consumer reads and writes, too.
 
     What cannot be stored is kept, also of queues that are given up, and stored with what is to be stored next.
@@ -29,11 +29,11 @@ class LocalFileOffsetStore:
     """
 
     def __init__(self, group: str, file: OffsetFile, runtime: Runtime, warnings: RateLimitedLog) -> None:
+        super().__init__()
         self._group = group
         self._file = file
         self._file_lock = runtime.lock()
         self._warnings = warnings
-        self._table = OffsetTable()
         self._unstored: dict[MessageQueue, int] = {}  # newer than the file, which could not be written
 
     def load(self) -> None:
@@ -47,22 +47,11 @@ class LocalFileOffsetStore:
         with self._at_the_file():
             stored = self._file.read()
         for mq, offset in stored.items():
-            self._table.update(mq, offset, increase_only=False)
+            self.update_offset(mq, offset, increase_only=False)
             _log.info("group %s: loaded offset %s of %s from %s", self._group, offset, mq, self._file.path)
 
-    def update_offset(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
-        """See ``OffsetStore.update_offset``."""
-        self._table.update(mq, offset, increase_only)
-
-    def update_and_freeze_offset(self, mq: MessageQueue, offset: int) -> None:
-        """See ``OffsetStore.update_and_freeze_offset``."""
-        self._table.update_and_freeze(mq, offset)
-
-    def read_offset(self, mq: MessageQueue, kind: ReadOffsetType) -> int:
-        """See ``OffsetStore.read_offset``; a file that cannot be read is ``OFFSET_UNKNOWN``. Behaviour: LF-03."""
-        return self._table.read(mq, kind, self._read_from_file)
-
-    def _read_from_file(self, mq: MessageQueue) -> int | None:
+    def _ask(self, mq: MessageQueue) -> int | None:
+        """A file that cannot be read is ``OFFSET_UNKNOWN``. Behaviour: LF-03."""
         try:
             with self._at_the_file():
                 if mq in self._unstored:
@@ -103,17 +92,9 @@ class LocalFileOffsetStore:
     def _store(self, mqs: set[MessageQueue]) -> None:
         with self._at_the_file():
             # Looked at only now: who waited for the file would write over what is newer.
-            self._unstored |= {mq: offset for mq, offset in self._table.copy().items() if mq in mqs}
+            self._unstored |= {mq: offset for mq, offset in self.clone_offset_table().items() if mq in mqs}
             self._file.merge(self._unstored)
             self._unstored.clear()
-
-    def remove_offset(self, mq: MessageQueue) -> None:
-        """See ``OffsetStore.remove_offset``; the file keeps it."""
-        self._table.remove(mq)
-
-    def clone_offset_table(self, topic: str = "") -> dict[MessageQueue, int]:
-        """See ``OffsetStore.clone_offset_table``."""
-        return self._table.copy(topic)
 
     @contextmanager
     def _at_the_file(self) -> Iterator[None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from abc import ABC, abstractmethod
+from collections.abc import Collection
 from enum import Enum
 from typing import Protocol
 
@@ -91,8 +92,8 @@ class _Entry:
         self.frozen = False
 
 
-class OffsetTable:
-    """The offsets that a store has in memory, by queue. Any thread may call it.
+class OffsetTable(ABC):
+    """The half of a store that is in memory: offsets by queue. Any thread may call it.
 
     Owner of the table. Lock: ``_lock``, never held while the store itself is asked. Source: offsetTable in both stores.
     """
@@ -101,8 +102,8 @@ class OffsetTable:
         self._lock = Mutex()
         self._table: dict[MessageQueue, _Entry] = {}
 
-    def update(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
-        """See ``OffsetStore.update_offset``. Behaviour: OS-01."""
+    def update_offset(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
+        """See ``OffsetStore.update_offset``. Hot: once per batch. Behaviour: OS-01."""
         with self._lock:
             entry = self._table.get(mq)
             if entry is None:
@@ -110,76 +111,67 @@ class OffsetTable:
             elif not entry.frozen and (offset > entry.value or not increase_only):
                 entry.value = offset
 
-    def update_and_freeze(self, mq: MessageQueue, offset: int) -> None:
+    def update_and_freeze_offset(self, mq: MessageQueue, offset: int) -> None:
         """See ``OffsetStore.update_and_freeze_offset``. Behaviour: OS-02."""
         with self._lock:
             entry = self._table.setdefault(mq, _Entry(offset))
             entry.frozen = True
             entry.value = offset
 
-    def get(self, mq: MessageQueue) -> int | None:
-        """The offset of a queue, or None."""
-        with self._lock:
-            entry = self._table.get(mq)
-            return None if entry is None else entry.value
-
-    def read(self, mq: MessageQueue, kind: ReadOffsetType, ask: Callable[[MessageQueue], int | None]) -> int:
-        """See ``OffsetStore.read_offset``; ``ask`` answers an offset, None or ``OFFSET_UNKNOWN``. Behaviour: OS-03."""
+    def read_offset(self, mq: MessageQueue, kind: ReadOffsetType) -> int:
+        """See ``OffsetStore.read_offset``. Behaviour: OS-03."""
         if kind is not ReadOffsetType.READ_FROM_STORE:
-            offset = self.get(mq)
+            offset = self._in_memory(mq)
             if offset is not None:
                 return offset
             if kind is ReadOffsetType.READ_FROM_MEMORY:
                 return NO_OFFSET
-        stored = ask(mq)
+        stored = self._ask(mq)
         if stored is None:
             return NO_OFFSET
         if stored != OFFSET_UNKNOWN:
-            self.update(mq, stored, increase_only=False)
+            self.update_offset(mq, stored, increase_only=False)
         return stored
 
-    def keep(self, mqs: Collection[MessageQueue]) -> None:
+    @abstractmethod
+    def _ask(self, mq: MessageQueue) -> int | None:
+        """What the store itself has: an offset, None or ``OFFSET_UNKNOWN``."""
+
+    def _in_memory(self, mq: MessageQueue) -> int | None:
+        with self._lock:
+            entry = self._table.get(mq)
+            return None if entry is None else entry.value
+
+    def _keep(self, mqs: Collection[MessageQueue]) -> None:
         """Forget all queues but these."""
         with self._lock:
             for mq in self._table.keys() - set(mqs):
                 del self._table[mq]
 
-    def remove(self, mq: MessageQueue) -> None:
-        """Forget one queue."""
+    def remove_offset(self, mq: MessageQueue) -> None:
+        """See ``OffsetStore.remove_offset``; the store itself keeps it."""
         with self._lock:
             self._table.pop(mq, None)
 
-    def copy(self, topic: str = "") -> dict[MessageQueue, int]:
-        """The offsets of one topic, or of all."""
+    def clone_offset_table(self, topic: str = "") -> dict[MessageQueue, int]:
+        """See ``OffsetStore.clone_offset_table``."""
         with self._lock:
             return {mq: entry.value for mq, entry in self._table.items() if not topic or mq.topic == topic}
 
 
-class RemoteBrokerOffsetStore:
+class RemoteBrokerOffsetStore(OffsetTable):
     """Keeps offsets in memory and commits them to the queue's broker, as clustering consumers do."""
 
     def __init__(self, group: str, broker: Broker, warnings: RateLimitedLog) -> None:
+        super().__init__()
         self._group = group
         self._broker = broker
         self._warnings = warnings
-        self._table = OffsetTable()
 
     def load(self) -> None:
         """Nothing: brokers are asked queue by queue."""
 
-    def update_offset(self, mq: MessageQueue, offset: int, increase_only: bool) -> None:
-        """See ``OffsetStore.update_offset``."""
-        self._table.update(mq, offset, increase_only)
-
-    def update_and_freeze_offset(self, mq: MessageQueue, offset: int) -> None:
-        """See ``OffsetStore.update_and_freeze_offset``."""
-        self._table.update_and_freeze(mq, offset)
-
-    def read_offset(self, mq: MessageQueue, kind: ReadOffsetType) -> int:
-        """See ``OffsetStore.read_offset``."""
-        return self._table.read(mq, kind, self._query)
-
-    def _query(self, mq: MessageQueue) -> int | None:
+    def _ask(self, mq: MessageQueue) -> int | None:
         try:
             return self._broker.query_consumer_offset(self._group, mq, OFFSET_QUERY_TIMEOUT_MS)
         except RocketMQError as error:
@@ -191,7 +183,7 @@ class RemoteBrokerOffsetStore:
         if not mqs:
             return
         # Not owned any more: another member may be further on, so its offset must not be overwritten.
-        self._table.keep(mqs)
+        self._keep(mqs)
         for mq in mqs:
             # Each value is read when it is sent: a queue may be given up while an earlier request waits.
             if mq not in withheld:
@@ -219,7 +211,7 @@ class RemoteBrokerOffsetStore:
 
     def persist(self, mq: MessageQueue) -> None:
         """See ``OffsetStore.persist``."""
-        offset = self._table.get(mq)
+        offset = self._in_memory(mq)
         if offset is not None:
             self._commit(mq, offset)
 
@@ -228,11 +220,3 @@ class RemoteBrokerOffsetStore:
             self._broker.update_consumer_offset(self._group, mq, offset)
         except RocketMQError as error:
             self._warnings.warning(("commit offset", mq), "cannot commit offset %s of %s: %s", offset, mq, error)
-
-    def remove_offset(self, mq: MessageQueue) -> None:
-        """See ``OffsetStore.remove_offset``."""
-        self._table.remove(mq)
-
-    def clone_offset_table(self, topic: str = "") -> dict[MessageQueue, int]:
-        """See ``OffsetStore.clone_offset_table``."""
-        return self._table.copy(topic)

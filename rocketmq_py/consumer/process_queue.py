@@ -97,6 +97,7 @@ class ProcessQueue:
         consume_lock: held while an orderly listener has messages and its answer is carried out, and while the queue is
             given away: neither happens in the middle of the other.
         last_pull_timestamp: monotonic ms of the last pull attempt, flow-controlled ones too.
+        last_consume_timestamp: monotonic ms of the last take or remove.
         try_unlock_times: failed attempts to give an orderly queue away.
 
     Deviation: durations are measured by the monotonic clock; Java's wall clock may jump. A lock's time runs from before
@@ -117,7 +118,7 @@ class ProcessQueue:
         self._msg_acc_cnt = 0
         self._consuming = False
         now = self._now_ms()
-        self._last_consume_timestamp = now
+        self.last_consume_timestamp = now
         self.dropped = False
         self.consume_lock = consume_lock or ThreadRuntime().lock()
         self.locked = False
@@ -188,7 +189,7 @@ class ProcessQueue:
         with self._lock:
             # Hot: once per message at batch size 1; benchmarks/test_offset_window_benchmark.py compares structures.
             # `in` and `del` are quicker than SortedDict.pop, and the keys view than peekitem.
-            self._last_consume_timestamp = self._now_ms()
+            self.last_consume_timestamp = self._now_ms()
             tree = self._tree
             if not tree:
                 return NO_OFFSET
@@ -217,7 +218,7 @@ class ProcessQueue:
         Behaviour: PQ-06. Source: ProcessQueue.takeMessages.
         """
         with self._lock:
-            self._last_consume_timestamp = self._now_ms()
+            self.last_consume_timestamp = self._now_ms()
             taken: list[MessageExt] = []
             while self._tree and len(taken) < batch_size:
                 offset, msg = self._tree.popitem(0)
@@ -356,11 +357,6 @@ class ProcessQueue:
         return self._consuming
 
     @property
-    def last_consume_timestamp(self) -> int:
-        """Monotonic ms of the last take or remove."""
-        return self._last_consume_timestamp
-
-    @property
     def is_lock_expired(self) -> bool:
         """Whether the broker's lock was not renewed for more than 30 s."""
         return self._now_ms() - self.last_lock_timestamp > REBALANCE_LOCK_MAX_LIVE_TIME_MS
@@ -425,7 +421,7 @@ class ProcessQueue:
                 last_lock_timestamp=self.last_lock_timestamp,
                 dropped=self.dropped,
                 last_pull_timestamp=self.last_pull_timestamp,
-                last_consume_timestamp=self._last_consume_timestamp,
+                last_consume_timestamp=self.last_consume_timestamp,
             )
 
     def __repr__(self) -> str:
