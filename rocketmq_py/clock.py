@@ -1,6 +1,7 @@
 """The only module that reads time.
 
-Durations and leases use the monotonic side, stamps on the wire the wall side. Both in integer milliseconds, as Java's.
+Durations use the monotonic side, leases that a server counts too the lease side, stamps on the wire the wall side. All in
+integer milliseconds, as Java's.
 """
 
 from __future__ import annotations
@@ -16,9 +17,19 @@ class Clock(Protocol):
         """Milliseconds since an arbitrary start; never goes backwards."""
         ...
 
+    def lease_ms(self) -> int:
+        """As ``monotonic_ms``, but time in which the machine itself was suspended counts, where the system can tell.
+
+        A laptop that is opened again must not believe in a lock that its broker gave away meanwhile.
+        """
+        ...
+
     def wall_ms(self) -> int:
         """Milliseconds since 1970 UTC, as ``System.currentTimeMillis``."""
         ...
+
+
+_LEASE_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)  # Linux; half as fast as the monotonic one
 
 
 class SystemClock:
@@ -28,6 +39,13 @@ class SystemClock:
     def monotonic_ms() -> int:
         """See ``Clock.monotonic_ms``."""
         return time.monotonic_ns() // 1_000_000
+
+    @staticmethod
+    def lease_ms() -> int:
+        """See ``Clock.lease_ms``."""
+        if _LEASE_CLOCK is None:
+            return time.monotonic_ns() // 1_000_000
+        return time.clock_gettime_ns(_LEASE_CLOCK) // 1_000_000
 
     @staticmethod
     def wall_ms() -> int:

@@ -93,7 +93,7 @@ class ProcessQueue:
     Attributes:
         dropped: the queue was taken away: nothing of it is consumed or committed any more. Never cleared again.
         locked: the broker's lock is believed to be held (orderly consumption).
-        last_lock_timestamp: monotonic ms at which the lock was last asked for and then granted.
+        last_lock_timestamp: ms of ``Clock.lease_ms`` at which the lock was last asked for and then granted.
         consume_lock: held while an orderly listener has messages and its answer is carried out, and while the queue is
             given away: neither happens in the middle of the other.
         last_pull_timestamp: monotonic ms of the last pull attempt, flow-controlled ones too.
@@ -105,7 +105,9 @@ class ProcessQueue:
     """
 
     def __init__(self, clock: Clock | None = None, consume_lock: Lock | None = None) -> None:
-        self._now_ms = (clock or SystemClock()).monotonic_ms
+        clock = clock or SystemClock()
+        self._now_ms = clock.monotonic_ms
+        self._lease_ms = clock.lease_ms
         self._lock = Mutex()
         # Unfinished messages by offset; in orderly consumption those not yet taken. SortedDict has no type parameters.
         self._tree: SortedDict = SortedDict()
@@ -122,7 +124,7 @@ class ProcessQueue:
         self.dropped = False
         self.consume_lock = consume_lock or ThreadRuntime().lock()
         self.locked = False
-        self.last_lock_timestamp = now
+        self.last_lock_timestamp = self._lease_ms()
         self.last_pull_timestamp = now
         self.try_unlock_times = 0
 
@@ -359,7 +361,7 @@ class ProcessQueue:
     @property
     def is_lock_expired(self) -> bool:
         """Whether the broker's lock was not renewed for more than 30 s."""
-        return self._now_ms() - self.last_lock_timestamp > REBALANCE_LOCK_MAX_LIVE_TIME_MS
+        return self._lease_ms() - self.last_lock_timestamp > REBALANCE_LOCK_MAX_LIVE_TIME_MS
 
     @property
     def holds_lock(self) -> bool:
@@ -367,7 +369,7 @@ class ProcessQueue:
         return self.locked and not self.is_lock_expired
 
     def note_locked(self, asked_ms: int) -> None:
-        """The broker granted the lock that was asked for at this moment (monotonic ms)."""
+        """The broker granted the lock that was asked for at this moment (ms of ``Clock.lease_ms``)."""
         with self._lock:
             self.last_lock_timestamp = max(self.last_lock_timestamp, asked_ms)
             self.locked = True

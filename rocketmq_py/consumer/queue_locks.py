@@ -46,7 +46,7 @@ class QueueLocks:
         lost: Callable[[MessageQueue, ProcessQueue], None],
     ) -> None:
         self._group = group
-        self._now_ms = runtime.clock.monotonic_ms
+        self._lease_ms = runtime.clock.lease_ms
         self._broker = broker
         self._client = client
         self._offset_store = offset_store
@@ -75,7 +75,7 @@ class QueueLocks:
         """
         held: set[MessageQueue] = set()
         for broker_name, mqs in _by_broker(queues).items():
-            asked_ms = self._now_ms()
+            asked_ms = self._lease_ms()
             try:
                 granted = self._broker.lock_batch_mq(
                     self._group, self._client.client_id, broker_name, mqs, LOCK_TIMEOUT_MS

@@ -231,7 +231,7 @@ class RebalanceImpl:
             self._persist_and_forget_offset(mq)
             _log.info("group %s: gave up %s", self._group, mq)
             return True
-        forced = self._clock.monotonic_ms() > queue.last_lock_timestamp + FORCE_UNLOCK_AFTER_MS
+        forced = self._clock.lease_ms() > queue.last_lock_timestamp + FORCE_UNLOCK_AFTER_MS
         idle = queue.consume_lock.acquire(0 if forced else wait_ms)
         if not idle and not forced:
             queue.try_unlock_times += 1

@@ -115,7 +115,7 @@ def _mq_table(
         info = queue.fill_process_queue_info(offset)
         table[mq] = replace(
             info,
-            last_lock_timestamp=info.last_lock_timestamp + since_1970_ms,
+            last_lock_timestamp=info.last_lock_timestamp + clock.wall_ms() - clock.lease_ms(),
             last_pull_timestamp=info.last_pull_timestamp + since_1970_ms,
             last_consume_timestamp=info.last_consume_timestamp + since_1970_ms,
         )

@@ -22,10 +22,15 @@ class ManualClock:
     def __init__(self, start_ms: int = START_MS) -> None:
         self._monotonic_ms = start_ms
         self._wall_shift_ms = 0
+        self._suspended_ms = 0
 
     def monotonic_ms(self) -> int:
         """See ``Clock.monotonic_ms``."""
         return self._monotonic_ms
+
+    def lease_ms(self) -> int:
+        """See ``Clock.lease_ms``."""
+        return self._monotonic_ms + self._suspended_ms
 
     def wall_ms(self) -> int:
         """See ``Clock.wall_ms``."""
@@ -36,6 +41,11 @@ class ManualClock:
         if ms < 0:
             raise ValueError("time does not go backwards: use shift_wall")
         self._monotonic_ms += ms
+
+    def suspend(self, ms: int) -> None:
+        """The machine was suspended: only leases and the wall clock notice."""
+        self._suspended_ms += ms
+        self._wall_shift_ms += ms
 
     def shift_wall(self, ms: int) -> None:
         """Set the wall clock forward or back; the monotonic side does not notice."""

@@ -149,6 +149,17 @@ def test_a_broker_that_does_not_answer_changes_nothing_and_its_locks_run_out_aft
 
 
 @pytest.mark.behaviour("QL-03")
+def test_a_machine_that_was_suspended_does_not_believe_in_its_locks() -> None:
+    core, _ = orderly()
+    core.begin()
+    core.clock.suspend(31_000)
+    assert locks(core) == {mq(0): False, mq(1): False}
+    assert not core.windows[mq(0)].is_pull_expired
+    lock_all(core)
+    assert locks(core) == {mq(0): True, mq(1): True}
+
+
+@pytest.mark.behaviour("QL-03")
 def test_a_locks_time_runs_from_before_it_was_asked_for() -> None:
     class Slow(Broker):
         def lock_batch_mq(

@@ -264,6 +264,8 @@ class _ClockAt:
     def monotonic_ms(self) -> int:
         return self.now_ms
 
+    lease_ms = monotonic_ms
+
 
 @pytest.fixture
 def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -41,6 +41,8 @@ class ClockAt:
     def monotonic_ms(self) -> int:
         return self.now_ms
 
+    lease_ms = monotonic_ms
+
 
 def test_an_id_names_the_address_and_process_it_comes_from() -> None:
     unique = create_uniq_id(SystemClock())
