@@ -1,7 +1,7 @@
 """The only module that reads time.
 
-Durations use the monotonic side, leases that a server counts too the lease side, stamps on the wire the wall side. All in
-integer milliseconds, as Java's.
+Durations use the monotonic side, leases that a server counts too the lease side, stamps on the wire the wall side. All
+in integer milliseconds, as Java's.
 """
 
 from __future__ import annotations
