@@ -134,7 +134,7 @@ def test_the_task_of_a_queue_that_was_taken_away_ends_and_does_not_spin() -> Non
         jobs += 1
         add_job(*job)
 
-    core.runtime.add_job = counting  # type: ignore[method-assign]
+    core.runtime.add_job = counting  # type: ignore[method-assign, assignment]
     core.runtime.advance(600_000)
     assert calls == 1
     assert jobs < 150  # in ten minutes: locks are renewed every 20 s, statistics sampled every 10 s
