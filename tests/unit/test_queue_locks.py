@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import pytest
 
+from rocketmq_py.consumer.message_puller import PullRequest
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.stats import Event
 from rocketmq_py.errors import ConnectError, RequestTimeoutError
@@ -237,6 +238,20 @@ def test_while_a_lock_has_run_out_nothing_of_its_queue_is_committed_and_nothing_
     assert core.committed(mq(0)) is None
     lock_all(core)
     assert core.committed(mq(0)) == 5
+
+
+@pytest.mark.behaviour("PL-08", "QL-04")
+def test_an_offset_that_the_broker_does_not_have_is_mended_under_the_lock_only() -> None:
+    core, broker = orderly(queues=1)
+    core.begin()
+    request = PullRequest(mq(0), core.windows[mq(0)], 7)
+    run_out(core)
+    core.rebalance.correct_offset(request)
+    assert broker.done == ["unlock [0] oneway"]
+    assert core.windows == {}
+    core.begin()
+    core.rebalance.correct_offset(PullRequest(mq(0), core.windows[mq(0)], 7))
+    assert broker.done[1:] == ["commit 0 7", "commit 0 7", "unlock [0] oneway"]
 
 
 # Giving queues up.
