@@ -291,6 +291,27 @@ def test_a_queue_lost_while_its_listener_is_at_work_is_given_up_once_that_has_en
     assert (core.windows, broker.done) == ({}, ["commit 0 5", "unlock [0] oneway"])
 
 
+@pytest.mark.behaviour("RB-14", "RB-15")
+def test_giving_up_waits_half_a_second_for_the_listener_and_not_at_all_once_it_is_overdue() -> None:
+    waited: list[int] = []
+
+    class Busy:
+        def acquire(self, timeout_ms: int) -> bool:
+            waited.append(timeout_ms)
+            return False
+
+        def release(self) -> None: ...
+
+    core, broker = orderly(queues=1)
+    core.begin()
+    core.windows[mq(0)].consume_lock = Busy()
+    broker.members[GROUP] = [OTHER]
+    core.rebalance.do_rebalance()
+    core.runtime.advance(20_001)
+    core.rebalance.do_rebalance()
+    assert waited == [500, 0]
+
+
 @pytest.mark.behaviour("RB-14")
 def test_a_queue_that_could_not_be_given_up_and_is_to_be_owned_again_is_given_up_first() -> None:
     core, broker = orderly(queues=1)
