@@ -18,7 +18,7 @@ from rocketmq_py.consumer.consume_message_pop_concurrently_service import Consum
 from rocketmq_py.consumer.hooks import ConsumeMessageHook, FilterMessageHook
 from rocketmq_py.consumer.local_file_offset_store import LocalFileOffsetStore
 from rocketmq_py.consumer.message_popper import MessagePopper, init_mode
-from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
+from rocketmq_py.consumer.message_puller import MessagePuller
 from rocketmq_py.consumer.offset_file import OffsetFile, offset_file_path
 from rocketmq_py.consumer.offset_store import OffsetStore, ReadOffsetType, RemoteBrokerOffsetStore
 from rocketmq_py.consumer.pop_queues import PopQueues
@@ -489,7 +489,7 @@ class _Parts:
             subscription=self.rebalance.subscription,
             newest_subscription=self.rebalance.newest_subscription,
             consume=self._consume_service.submit_consume_request,
-            offset_illegal=self._reset_to,
+            offset_illegal=self.rebalance.correct_offset,
             orderly=orderly,
             first_locked_offset=self.rebalance.compute_pull_from_where if self.rebalance.locks is not None else None,
             filter_hooks=consumer._filter_hooks,
@@ -620,13 +620,6 @@ class _Parts:
             self._hooks.remove(self._trace_hook)
         if self._trace is not None:
             self._trace.shutdown()
-
-    def _reset_to(self, request: PullRequest) -> None:
-        """The broker does not have the offset. Source: the OFFSET_ILLEGAL branch of PullCallback.onSuccess."""
-        self._offset_store.update_and_freeze_offset(request.mq, request.next_offset)
-        self._offset_store.persist(request.mq)
-        self.rebalance.remove_process_queue(request.mq)
-        self.client.rebalance_immediately()
 
     def windows(self) -> dict[MessageQueue, WindowSnapshot]:
         """See ``DefaultMQPushConsumer.windows``."""

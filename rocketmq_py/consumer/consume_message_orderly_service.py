@@ -115,14 +115,17 @@ class ConsumeMessageOrderlyService:
     def shutdown(self, await_ms: int) -> bool:
         """Start no more calls of the listener, wait for those under way; the rest comes again elsewhere.
 
-        Locks are given back later, once offsets are committed. Behaviour: OR-12.
+        Locks are renewed while it waits, and given back later, once offsets are committed. Behaviour: OR-12.
 
         Returns:
             True when no call was still running after ``await_ms``.
         """
-        for scheduler in (self._renewer, self._locker, self._scheduler):
-            scheduler.shutdown()
-        return self._pool.shutdown(await_ms)
+        self._locker.shutdown()
+        self._scheduler.shutdown()
+        try:
+            return self._pool.shutdown(await_ms)
+        finally:
+            self._renewer.shutdown()  # not before: what is waited for must keep its lock to be committed
 
     def submit_consume_request(
         self, msgs: list[MessageExt], queue: ProcessQueue, mq: MessageQueue, dispatch: bool

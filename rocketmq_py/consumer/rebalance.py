@@ -189,6 +189,21 @@ class RebalanceImpl:
             queue.dropped = True
             self._give_up(mq, queue, wait_ms=0)
 
+    def correct_offset(self, request: PullRequest) -> None:
+        """The broker does not have the offset of a pull: commit the one it named, and take the queue again from there.
+
+        An orderly queue whose lock has run out here is taken again from where the group is: the offset may be another
+        member's by now. Called on the pull thread.
+
+        Behaviour: PL-08. Source: the OFFSET_ILLEGAL branch of PullCallback.onSuccess.
+        """
+        if self.may_commit(request.process_queue):
+            # Frozen: results of the old window must not change it.
+            self._offset_store.update_and_freeze_offset(request.mq, request.next_offset)
+            self._offset_store.persist(request.mq)
+        self.remove_process_queue(request.mq)
+        self._client.rebalance_immediately()
+
     def _begin_anew(self, mq: MessageQueue, queue: ProcessQueue) -> None:
         """Another member went on with the queue: forget the window and its offset, and take it again from there."""
         queue.dropped = True

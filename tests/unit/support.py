@@ -13,7 +13,7 @@ from rocketmq_py.consumer.consume_message_orderly_service import ConsumeMessageO
 from rocketmq_py.consumer.consumer_stats_manager import ConsumerStatsManager
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.consumer.message_popper import PopRequest, init_mode
-from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest
+from rocketmq_py.consumer.message_puller import MessagePuller
 from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
 from rocketmq_py.consumer.pop_queues import PopQueues
 from rocketmq_py.consumer.process_queue import ProcessQueue
@@ -184,20 +184,13 @@ class Core:
             subscription=self.rebalance.subscription,
             newest_subscription=self.rebalance.newest_subscription,
             consume=submit,
-            offset_illegal=self.reset_to,
+            offset_illegal=self.rebalance.correct_offset,
             orderly=orderly is not None,
             first_locked_offset=self.rebalance.compute_pull_from_where if self.rebalance.locks is not None else None,
         )
         self.rebalance.subscribe(build_subscription_data(TOPIC, expression, self.clock.wall_ms()))
         self.rebalance.update_topic_subscribe_info(TOPIC, [mq(number) for number in range(queues)])
         self.puller.running = True
-
-    def reset_to(self, request: PullRequest) -> None:
-        """What a consumer does about an illegal offset, as ``push_consumer`` has it."""
-        self.store.update_and_freeze_offset(request.mq, request.next_offset)
-        self.store.persist(request.mq)
-        self.rebalance.remove_process_queue(request.mq)
-        self.broker.rebalance_immediately()
 
     @property
     def pool(self) -> InlineExecutor[object]:

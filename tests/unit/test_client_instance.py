@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from rocketmq_py.client_instance import ClientRegistry, MQClientInstance, build_client_id
 from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError, TransportError
+from rocketmq_py.model.codes import RequestCode
 from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.route import BrokerData, TopicRouteData
 from rocketmq_py.remoting.bodies import ConsumerData
 from rocketmq_py.remoting.frame import RemotingCommand
-from rocketmq_py.runtime import Lock, ThreadRuntime
+from rocketmq_py.runtime import Lock, Scheduler, ThreadRuntime
 from rocketmq_py.testing import ManualClock
 from tests.unit.support import NotOperated
 
@@ -235,3 +237,96 @@ def test_a_heartbeat_that_waited_in_vain_for_another_does_not_give_its_lock_back
 @pytest.mark.behaviour("CI-05")
 def test_nobody_can_tell_the_members_of_a_group_without_a_name_server(client: MQClientInstance) -> None:
     assert client.find_consumer_id_list("topic", "group") is None
+
+
+class _Timetable:
+    """A scheduler that only notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[tuple[int, int], Callable[[], None]] = {}
+
+    def schedule(self, delay_ms: int, job: Callable[[], None]) -> None: ...
+
+    def schedule_at_fixed_rate(self, initial_delay_ms: int, period_ms: int, job: Callable[[], None]) -> None:
+        self.jobs[initial_delay_ms, period_ms] = job
+
+    def shutdown(self) -> None: ...
+
+
+class _TimetableRuntime(ThreadRuntime):
+    def __init__(self) -> None:
+        super().__init__()
+        self.timetable = _Timetable()
+
+    def scheduler(self, name: str) -> Scheduler:
+        return self.timetable if name == "MQClientFactoryScheduledThread" else super().scheduler(name)
+
+
+@pytest.mark.behaviour("CI-08")
+def test_routes_heartbeats_and_commits_have_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    runtime = _TimetableRuntime()
+    config = ClientConfig(
+        namesrv_addr=NOWHERE,
+        poll_name_server_interval=31_000,
+        heartbeat_broker_interval=32_000,
+        persist_consumer_offset_interval=6_000,
+    )
+    client = MQClientInstance("10.0.0.1@unit", config, runtime)
+    try:
+        consumer = Consumer("group")
+        monkeypatch.setattr(consumer, "persist_consumer_offset", lambda: done.append("commit"))
+        monkeypatch.setattr(client, "update_topic_route", lambda topic: done.append(f"route of {topic}"))
+        monkeypatch.setattr(client, "send_heartbeat_to_all_brokers", lambda: done.append("heartbeat"))
+        client.register_consumer(consumer)
+        client.register_producer("producers")
+        client.note_published_topic("producers", "topic")
+        for times in ((10, 31_000), (1_000, 32_000), (10_000, 6_000)):
+            runtime.timetable.jobs[times]()
+        assert done == ["route of topic", "heartbeat", "commit"]
+    finally:
+        client.shutdown()
+
+
+@pytest.mark.behaviour("CI-08")
+def test_their_times_are_those_of_java_by_default() -> None:
+    config = ClientConfig(namesrv_addr=NOWHERE)
+    assert config.poll_name_server_interval == config.heartbeat_broker_interval == 30_000
+    assert config.persist_consumer_offset_interval == 5_000
+
+
+@pytest.mark.behaviour("CI-09")
+def test_slaves_hear_of_consumers_only_and_without_a_member_nobody_is_told(
+    client: MQClientInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(client.broker, "heartbeat", lambda address, body: told.append(address))
+    client.routes.update("topic", TopicRouteData((), (BrokerData("c", "broker-a", {0: "a:1", 1: "a:2"}),), None))
+    assert client.send_heartbeat_to_all_brokers() is False
+    assert told == []
+    client.register_producer("producers")
+    assert client.send_heartbeat_to_all_brokers() is True
+    assert told == ["a:1"]
+    client.register_consumer(Consumer("group"))
+    client.send_heartbeat_to_all_brokers()
+    assert told == ["a:1", "a:1", "a:2"]
+
+
+@pytest.mark.behaviour("CI-10")
+def test_a_notice_of_changed_members_wakes_the_rebalance_whichever_group_it_names_unless_that_still_joins(
+    client: MQClientInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[str] = []
+    consumer = Consumer("group")
+    client.register_consumer(consumer)
+
+    def notice(group: str) -> None:
+        monkeypatch.setattr(client, "rebalance_immediately", lambda: woken.append(group))
+        request = RemotingCommand(RequestCode.NOTIFY_CONSUMER_IDS_CHANGED, ext_fields={"consumerGroup": group})
+        assert client.processor.process("a:1", request, lambda answer: None)
+
+    notice("group")
+    notice("another")
+    consumer.joined = False
+    notice("group")
+    assert woken == ["group", "another"]

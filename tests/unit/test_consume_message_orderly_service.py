@@ -547,6 +547,32 @@ def test_after_shutdown_no_call_is_started_and_no_lock_asked_for() -> None:
     assert core.broker.locks == {}
 
 
+@pytest.mark.behaviour("OR-12")
+def test_locks_are_renewed_while_the_shutdown_waits_so_that_slow_calls_are_committed() -> None:
+    listener = Listener()
+    core = Core(orderly=listener, consume_message_batch_max_size=2)
+    core.begin()
+    core.orderly_service.start()
+    core.pool.held = True
+    window(core).put_message(messages(0, 1, 2))
+    core.orderly_service.submit_consume_request([], window(core), mq(), True)
+    listener.during = lambda: core.runtime.advance(40_000)
+    assert core.orderly_service.shutdown(100_000) is True
+    assert listener.calls == [[0, 1], [2]]
+    assert core.committed(mq()) == 3
+    core.runtime.advance(31_000)
+    assert not window(core).holds_lock
+
+
+@pytest.mark.behaviour("OR-07")
+def test_an_orderly_commit_may_go_back() -> None:
+    core = core_with(Listener(), 0)
+    core.store.update_offset(mq(), 9, increase_only=False)
+    window(core).put_message(messages(4))
+    core.orderly_service.submit_consume_request([], window(core), mq(), True)
+    assert core.committed(mq()) == 5
+
+
 @pytest.mark.behaviour("OR-14")
 def test_a_queue_that_is_being_given_away_is_not_consumed_and_nothing_of_it_is_lost(
     caplog: pytest.LogCaptureFixture,

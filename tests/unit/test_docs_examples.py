@@ -89,3 +89,18 @@ def test_the_table_of_settings_names_every_setting_with_its_default(config: type
         assert field.name in told
         if isinstance(field.default, int) and not isinstance(field.default, bool):
             assert told[field.name].replace(",", "") == str(field.default), field.name
+
+
+def test_what_the_map_of_java_says_is_not_there_has_no_other_row() -> None:
+    rows = re.findall(r"^\| (`.+?) \| (.+) \|$", _text(ROOT / "docs" / "internals" / "java-map.md"), re.MULTILINE)
+    missing = {name for java, here in rows if here.startswith("not there") for name in re.findall(r"`(\w+)`", java)}
+    assert len(missing) > 10
+    there = {name for java, here in rows if not here.startswith("not there") for name in re.findall(r"`(\w+)`", java)}
+    assert missing & there == set()
+
+
+def test_files_that_the_map_of_java_names_exist() -> None:
+    text = _text(ROOT / "docs" / "internals" / "java-map.md")
+    files = set(re.findall(r"`([a-z_/]+/[a-z_]+\.py)`", text))
+    assert len(files) > 40
+    assert [name for name in sorted(files) if not (ROOT / "rocketmq_py" / name).is_file()] == []

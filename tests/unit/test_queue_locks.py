@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import pytest
 
+from rocketmq_py.consumer.message_puller import PullRequest
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.stats import Event
 from rocketmq_py.errors import ConnectError, RequestTimeoutError
@@ -250,6 +251,20 @@ def test_while_a_lock_has_run_out_nothing_of_its_queue_is_committed_and_nothing_
     assert core.committed(mq(0)) == 5
 
 
+@pytest.mark.behaviour("PL-08", "QL-04")
+def test_an_offset_that_the_broker_does_not_have_is_mended_under_the_lock_only() -> None:
+    core, broker = orderly(queues=1)
+    core.begin()
+    request = PullRequest(mq(0), core.windows[mq(0)], 7)
+    run_out(core)
+    core.rebalance.correct_offset(request)
+    assert broker.done == ["unlock [0] oneway"]
+    assert core.windows == {}
+    core.begin()
+    core.rebalance.correct_offset(PullRequest(mq(0), core.windows[mq(0)], 7))
+    assert broker.done[1:] == ["commit 0 7", "commit 0 7", "unlock [0] oneway"]
+
+
 # Giving queues up.
 
 
@@ -285,6 +300,27 @@ def test_a_queue_lost_while_its_listener_is_at_work_is_given_up_once_that_has_en
     window.consume_lock.release()
     core.rebalance.do_rebalance()
     assert (core.windows, broker.done) == ({}, ["commit 0 5", "unlock [0] oneway"])
+
+
+@pytest.mark.behaviour("RB-14", "RB-15")
+def test_giving_up_waits_half_a_second_for_the_listener_and_not_at_all_once_it_is_overdue() -> None:
+    waited: list[int] = []
+
+    class Busy:
+        def acquire(self, timeout_ms: int) -> bool:
+            waited.append(timeout_ms)
+            return False
+
+        def release(self) -> None: ...
+
+    core, broker = orderly(queues=1)
+    core.begin()
+    core.windows[mq(0)].consume_lock = Busy()
+    broker.members[GROUP] = [OTHER]
+    core.rebalance.do_rebalance()
+    core.runtime.advance(20_001)
+    core.rebalance.do_rebalance()
+    assert waited == [500, 0]
 
 
 @pytest.mark.behaviour("RB-14")
