@@ -587,8 +587,7 @@ class _Parts:
         return finished and popped_finished
 
     def _leave(self) -> None:
-        owned = self.rebalance.windows()
-        self.rebalance.destroy()  # from here on late results change no offset
+        owned = self.rebalance.destroy()  # from here on late results change no offset
         try:
             self._offset_store.persist_at_shutdown([mq for mq, queue in owned if self.rebalance.may_commit(queue)])
             self.rebalance.unlock_idle(owned)  # after the commit: the next owner asks for it at once

@@ -211,15 +211,17 @@ class RebalanceImpl:
         self._offset_store.remove_offset(mq)
         self._client.rebalance_immediately()
 
-    def destroy(self) -> None:
-        """Drop every window and take none any more. Source: RebalanceImpl.destroy."""
+    def destroy(self) -> list[tuple[MessageQueue, ProcessQueue]]:
+        """Drop every window and take none any more; the queues owned until now. Source: RebalanceImpl.destroy."""
         with self._lock:
             self._destroyed = True
-            for queue in self._process_queues.values():
+            owned = self.windows()
+            for _, queue in owned:
                 queue.dropped = True
             self._process_queues.clear()
         if self._assignment is not None:
             self._assignment.pops.destroy()
+        return owned
 
     def unlock_idle(self, windows: Collection[tuple[MessageQueue, ProcessQueue]]) -> None:
         """Give the locks of dropped windows back, except those whose listener is still at work: they run out.
@@ -412,7 +414,10 @@ class RebalanceImpl:
         requests: list[PullRequest] = []
         owned = {mq for mq, _ in self.windows()}
         slow_to_fail: set[str] = set()
-        for mq, queue in self._locked({mq: self._new_window() for mq in sorted(mine - owned)}).items():
+        gained = self._locked({mq: self._new_window() for mq in sorted(mine - owned)})
+        for mq, queue in gained.items():
+            if self._ended():
+                break
             if mq.broker_name in slow_to_fail:
                 continue  # one time-out per round is enough: the queues of other brokers wait behind it
             began_ms = self._clock.monotonic_ms()
@@ -427,14 +432,27 @@ class RebalanceImpl:
                 if self._clock.monotonic_ms() - began_ms >= SLOW_TO_FAIL_MS:
                     slow_to_fail.add(mq.broker_name)
                 continue
-            with self._lock:
-                if self._destroyed:  # meanwhile
-                    return changed, requests
-                self._process_queues[mq] = queue
+            if not self._enter(mq, queue):
+                break
             _log.info("group %s: took %s, from offset %s", self._group, mq, next_offset)
             requests.append(PullRequest(mq, queue, next_offset))
             changed = True
+        if self.locks is not None and self._ended():
+            # Nobody else gives these back: other members would wait a minute for them. Not in Java.
+            self.locks.unlock(gained, oneway=True)
         return changed, requests
+
+    def _ended(self) -> bool:
+        """Whether the consumer was destroyed meanwhile."""
+        with self._lock:
+            return self._destroyed
+
+    def _enter(self, mq: MessageQueue, queue: ProcessQueue) -> bool:
+        """Own a queue from here on; False: too late."""
+        with self._lock:
+            if not self._destroyed:
+                self._process_queues[mq] = queue
+            return not self._destroyed
 
     def _new_window(self) -> ProcessQueue:
         queue = ProcessQueue(self._clock, self._new_lock())

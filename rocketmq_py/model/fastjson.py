@@ -31,8 +31,8 @@ _MESSAGE_QUEUE_FIELDS = {"brokerName": str, "queueId": int, "topic": str}
 def loads(text: str | bytes) -> Any:
     r"""Read JSON, or what fastjson writes in its place.
 
-    Beyond JSON: keys that are integers (``int``), bare names, or objects (a ``MessageQueue`` when it is one, else a
-    tuple of (name, value) sorted by name); strings in single quotes; the escapes ``\v``, ``\F``, ``\'``,
+    Beyond JSON: keys that are integers of 64 bits (``int``), bare names, or objects (a ``MessageQueue`` when it is one,
+    else a tuple of (name, value) sorted by name); strings in single quotes; the escapes ``\v``, ``\F``, ``\'``,
     ``\0``..``\7``, ``\x41``. Less than ``json.loads``: no NaN and Infinity (fastjson writes null for them). Half of a
     surrogate pair, which could not be logged or sent, becomes U+FFFD.
 
@@ -189,17 +189,26 @@ class _Parser:
         if kind == "name":
             return token
         if kind == "number" and _INTEGER.fullmatch(token):
-            return int(token)
+            return self._long(int(token))
         if kind == "{":
             return self._frozen(self._object(depth + 1))
         raise self._refusal(f"{kind} where a key should be")
 
     def _frozen(self, key: dict[Any, Any]) -> MessageQueue | tuple[tuple[Any, Any], ...]:
+        for value in key.values():
+            if isinstance(value, int):
+                self._long(value)
         if {name: type(value) for name, value in key.items()} == _MESSAGE_QUEUE_FIELDS:
             return MessageQueue(key["topic"], key["brokerName"], key["queueId"])
         if any(isinstance(value, dict | list) for value in key.values()):
             raise self._refusal("nested values in a key")
         return tuple(sorted(key.items(), key=lambda item: str(item[0])))
+
+    def _long(self, key: int) -> int:
+        # Multiples of 2**61 - 1 have all the same hash: a dictionary of a hundred thousand of them takes minutes.
+        if not -(2**63) <= key < 2**63:
+            raise self._refusal("a key that is no 64-bit integer")
+        return key
 
     def _unescaped(self, token: str) -> str:
         return _ESCAPE.sub(self._escaped, token) if "\\" in token else token

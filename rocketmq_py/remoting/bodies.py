@@ -139,7 +139,7 @@ def _parsed_subscription(fields: Mapping[Any, Any]) -> SubscriptionData:
             _checked(tag, str, "a tag") for tag in _checked(fields.get("tagsSet") or [], list, "tagsSet")
         ),
         code_set=frozenset(
-            _checked(code, int, "a tag's hash") for code in _checked(fields.get("codeSet") or [], list, "codeSet")
+            _int(code, "a tag's hash") for code in _checked(fields.get("codeSet") or [], list, "codeSet")
         ),
         sub_version=_field(fields, "subVersion", int),
         expression_type=str(fields.get("expressionType") or TAG),
@@ -282,7 +282,7 @@ def parse_reset_offset(body: bytes) -> dict[MessageQueue, int]:
     Brokers write a map with queues as keys, or a list when the request came from an operator of the C++ kind.
 
     Raises:
-        ProtocolError: it is malformed, or an offset is negative.
+        ProtocolError: it is malformed, or an offset is negative or has more than 63 bits.
 
     Source: ResetOffsetBody, ResetOffsetBodyForC.
     """
@@ -294,8 +294,8 @@ def parse_reset_offset(body: bytes) -> dict[MessageQueue, int]:
         table = {_queue_of(entry): entry.get("offset") for entry in entries}
     offsets = {_checked(mq, MessageQueue, "a queue"): offset for mq, offset in _object(table, "offsetTable").items()}
     for mq, offset in offsets.items():
-        if _checked(offset, int, f"the offset of {mq}") < 0:
-            raise ProtocolError(f"the offset of {mq} is {offset}")
+        if not 0 <= _checked(offset, int, f"the offset of {mq}") < 2**63:
+            raise ProtocolError(f"the offset of {mq} is {offset:.100}")
     return offsets
 
 
@@ -334,7 +334,8 @@ def parse_assignment(body: bytes) -> QueueAssignment | None:
 
 
 def _queue_of(fields: Mapping[Any, Any]) -> MessageQueue:
-    return MessageQueue(_field(fields, "topic", str), _field(fields, "brokerName", str), _field(fields, "queueId", int))
+    queue_id = _int(fields.get("queueId"), "queueId")
+    return MessageQueue(_field(fields, "topic", str), _field(fields, "brokerName", str), queue_id)
 
 
 def parse_group_config(body: bytes, known: type) -> dict[str, Any]:
@@ -395,11 +396,19 @@ def _broker_data(fields: Mapping[Any, Any]) -> BrokerData:
 
 def _broker_id(key: object) -> int:
     try:
-        if isinstance(key, str | int):
+        if isinstance(key, str | int) and -(2**63) <= int(key) < 2**63:
             return int(key)
     except ValueError:
         pass
     raise ProtocolError(f"{key!r:.100} is no broker id")
+
+
+def _int(value: object, what: str) -> int:
+    """A Java int. Larger ones may be chosen to have all the same hash: sets of many of them take minutes."""
+    number = _checked(value, int, what)
+    if not -(2**31) <= number < 2**31:
+        raise ProtocolError(f"{what} is no 32-bit integer")
+    return number
 
 
 def _object(value: object, what: str) -> dict[Any, Any]:

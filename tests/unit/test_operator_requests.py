@@ -160,6 +160,7 @@ def test_a_reset_names_queues_as_keys_of_a_map_or_in_a_list(body: bytes) -> None
         b'{"offsetTable":7}',
         b'{"offsetTable":{"0":4}}',
         b'{"offsetTable":{{"brokerName":"b","queueId":0,"topic":"t"}:-1}}',
+        b'{"offsetTable":{{"brokerName":"b","queueId":0,"topic":"t"}:9223372036854775808}}',
         b'{"offsetTable":{{"brokerName":"b","queueId":0,"topic":"t"}:"4"}}',
         b'{"offsetTable":[{"topic":"t","brokerName":"b","queueId":0}]}',
     ],

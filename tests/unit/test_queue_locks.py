@@ -77,6 +77,32 @@ def test_a_queue_is_taken_only_with_its_lock_and_asked_for_again_soon() -> None:
 
 
 @pytest.mark.behaviour("RB-16")
+def test_locks_that_come_when_the_consumer_has_ended_are_given_back() -> None:
+    class Late(Broker):
+        def lock_batch_mq(
+            self,
+            group: str,
+            client_id: str,
+            broker_name: str,
+            mqs: Collection[MessageQueue],
+            timeout_ms: int,
+        ) -> set[MessageQueue]:
+            granted = super().lock_batch_mq(group, client_id, broker_name, mqs, timeout_ms)
+            assert core.rebalance.destroy() == []
+            return granted
+
+    core = Core(
+        orderly=lambda msgs, context: ConsumeOrderlyStatus.SUCCESS,
+        broker=(broker := Late()),
+        queues=2,
+    )
+    core.rebalance.do_rebalance()
+    assert core.windows == {}
+    assert broker.locks == {}
+    assert broker.done == ["unlock [0, 1] oneway"]
+
+
+@pytest.mark.behaviour("RB-16")
 def test_queues_gained_are_locked_before_their_offsets_are_asked_for_in_one_request_per_broker() -> None:
     core, broker = orderly(queues=0)
     other = MessageQueue(TOPIC, "broker-b", 0)

@@ -63,6 +63,12 @@ def test_broker_ids_may_be_bare() -> None:
     assert parse_topic_route(changed(("brokerDatas", 0, "brokerAddrs"), {0: "h:1", 1: "h:2"})) == PARSED
 
 
+def test_broker_ids_that_all_have_the_same_hash_are_refused() -> None:
+    ids = {str(number * (2**61 - 1)): "h:1" for number in range(1, 25_000)}
+    with pytest.raises(ProtocolError, match="is no broker id"):
+        parse_topic_route(changed(("brokerDatas", 0, "brokerAddrs"), ids))
+
+
 @pytest.mark.parametrize(("mapping", "is_static"), [(..., False), (None, False), ({}, False), ({"a": {}}, True)])
 def test_a_static_topic_is_told_from_others(mapping: object, is_static: bool) -> None:
     body = fastjson.dumps({**ROUTE, **({} if mapping is ... else {"topicQueueMappingByBroker": mapping})})
@@ -172,6 +178,7 @@ def test_an_assignment_may_be_unknown(body: dict[str, object]) -> None:
         [assigned(messageQueue={"topic": "t", "brokerName": "a"})],
         [assigned(messageQueue={"topic": 1, "brokerName": "a", "queueId": 1})],
         [assigned(messageQueue={"topic": "t", "brokerName": "a", "queueId": True})],
+        [assigned(messageQueue={"topic": "t", "brokerName": "a", "queueId": 2**31})],
     ],
     ids=repr,
 )

@@ -27,7 +27,8 @@ plain_values: st.SearchStrategy[Any] = st.recursive(
 values: st.SearchStrategy[Any] = st.recursive(
     leaves,
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(texts | queues | st.integers(-(2**63), 2**63), inner, max_size=4)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(texts | queues | st.integers(-(2**63), 2**63 - 1), inner, max_size=4)
     ),
     max_leaves=20,
 )
@@ -85,7 +86,8 @@ def test_what_fastjson_writes_is_read(text: str, value: Any) -> None:
         "{[1]:2}", "{1.5:2}", "{null2}", '{{"a":[]}:1}', '{{"a":{}}:1}', "1 2", "nul", "undefined", "-", "1.", ".5",
         "+1", "0x1", "NaN", "Infinity", "-Infinity", '{1:NaN}', '"abc', "'abc", '"\\q"', '"\\u12"', '"\\x4"', '"\\',
         "{1:'a'", "\ufeff{}", "// {}", "\x00", "{'a' 1}", "[1 2]",
-        "9" * 5_000, "{1:" + "9" * 5_000 + "}", "é",
+        "9" * 5_000, "{1:" + "9" * 5_000 + "}", "é", "{9223372036854775808:1}", "{-9223372036854775809:1}",
+        '{{"brokerName":"b","queueId":9223372036854775808,"topic":"t"}:4}', '{{"a":9223372036854775808}:4}',
     ],
 )  # fmt: skip
 def test_what_nobody_writes_is_refused(text: str) -> None:
@@ -104,6 +106,13 @@ def test_only_standard_json_may_be_of_any_size() -> None:
 def test_bytes_that_are_not_utf8_are_refused() -> None:
     with pytest.raises(ProtocolError, match="not UTF-8"):
         loads(b'"\xff"')
+
+
+@pytest.mark.parametrize("form", ["@", '{"a":@}', '{"brokerName":"b","queueId":@,"topic":"t"}'])
+def test_keys_that_all_have_the_same_hash_do_not_take_minutes(form: str) -> None:
+    numbers = [number * (2**61 - 1) for number in range(1, 25_000)]
+    with pytest.raises(ProtocolError, match="no 64-bit integer"):
+        loads("{" + ",".join(form.replace("@", str(number)) + ":0" for number in numbers) + "}")
 
 
 @pytest.mark.parametrize("opening", ["[", "{1:", "{{1:", "{", "[{a:"])
