@@ -174,6 +174,7 @@ class MQClientInstance:
             FIRST_PERSIST_MS, config.persist_consumer_offset_interval, self._persist_offsets
         )
         self.consumer_stats = ConsumerStatsManager(runtime.clock, self._timers)
+        self._ended = False
 
     @property
     def client_id(self) -> str:
@@ -335,6 +336,8 @@ class MQClientInstance:
             try:
                 self.update_topic_route(topic)
             except RocketMQError as error:
+                if self._ended:
+                    return  # a question under way when the client was shut down
                 self._warnings.warning(("refresh route", topic), "cannot refresh the route of %s: %s", topic, error)
                 if isinstance(error, TransportError):
                     return  # no name server at all: the other topics would only wait as long
@@ -520,6 +523,7 @@ class MQClientInstance:
 
     def shutdown(self) -> None:
         """End all threads and connections; blocks for a few seconds at most."""
+        self._ended = True
         self.pulls.shutdown()
         self._timers.shutdown()
         self._rebalance_service.shutdown()

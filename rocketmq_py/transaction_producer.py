@@ -121,6 +121,8 @@ class TransactionMQProducer(DefaultMQProducer):
         check_range("check_thread_pool_min_size", self.check_thread_pool_min_size, 1, self.check_thread_pool_max_size)
         check_range("check_request_hold_max", self.check_request_hold_max, 1, INT_MAX)
         listener = self.transaction_listener
+        if isinstance(listener, type):
+            raise ConfigError(f"a transaction listener is an object, not a class: write {listener.__name__}(...)")
         for name in ("execute_local_transaction", "check_local_transaction"):
             if listener is not None and not callable(getattr(listener, name, None)):
                 raise ConfigError(f"a transaction listener has the method {name}, {listener!r} has none")

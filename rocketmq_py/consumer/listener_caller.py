@@ -21,7 +21,7 @@ from rocketmq_py.consumer.hooks import (
 )
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.model import names
-from rocketmq_py.model.config import ConsumerConfig
+from rocketmq_py.model.config import ConsumerConfig, MessageModel
 from rocketmq_py.model.listener import Consume, ConsumeConcurrently, ContextT
 from rocketmq_py.model.message import MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
@@ -91,6 +91,9 @@ class ListenerCaller(Generic[ContextT, StatusT]):
         self._consume_timeout_ms = config.consume_timeout * _MINUTE_MS
         self._namespace = config.namespace
         self._retry_topic = names.retry_topic(group)
+        self._then = "they are consumed again later"
+        if config.message_model is MessageModel.BROADCASTING and isinstance(none_means, ConsumeConcurrentlyStatus):
+            self._then = "they are passed over, broadcasting consumers do not retry"
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._listener_errors = RateLimitedLog(runtime.clock, _log, interval_ms=1_000)
 
@@ -124,8 +127,8 @@ class ListenerCaller(Generic[ContextT, StatusT]):
             raised = True
             self._listener_errors.warning(
                 (type(error), mq),
-                "group %s: the listener raised %r for %s messages from offset %s of %s; they are consumed again later",
-                self._group, error, len(msgs), msgs[0].queue_offset, mq, with_traceback=True,
+                "group %s: the listener raised %r for %s messages from offset %s of %s; %s",
+                self._group, error, len(msgs), msgs[0].queue_offset, mq, self._then, with_traceback=True,
             )  # fmt: skip
         status = answer if isinstance(answer, self._status_type) else None
         if status is None and not raised:
@@ -171,7 +174,7 @@ class ListenerCaller(Generic[ContextT, StatusT]):
                 msg._topic = names.without_namespace(self._namespace, msg.topic)
 
     def _report_no_status(self, answer: object, msgs: Sequence[MessageExt], mq: MessageQueue) -> None:
-        what = "None"
+        what = f"None instead of a {self._status_type.__name__}"
         if answer is not None:
             self._counters.count(Event.UNKNOWN_RESULT)
             what = f"{_shown(answer)}, which is no {self._status_type.__name__},"
@@ -179,8 +182,8 @@ class ListenerCaller(Generic[ContextT, StatusT]):
                 answer.close()
         self._warnings.warning(
             ("no status", type(answer)),
-            "group %s: the listener returned %s for %s messages from offset %s of %s; they are consumed again later",
-            self._group, what, len(msgs), msgs[0].queue_offset, mq,
+            "group %s: the listener returned %s for %s messages from offset %s of %s; %s",
+            self._group, what, len(msgs), msgs[0].queue_offset, mq, self._then,
         )  # fmt: skip
 
     def _tell_hooks(self, context: ConsumeMessageContext, status: StatusT | None, kind: ConsumeReturnType) -> None:

@@ -6,7 +6,7 @@ Names and units are Java's (``consume_timeout`` is in minutes); names of our own
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -131,6 +131,8 @@ class ClientConfig:
                 "NAMESRV_ADDR"
             )
         for address in addresses:
+            if "," in address:
+                raise ConfigError(f"the addresses {address!r} are separated by ',': separate them by ';'")
             split_address(address)
         return addresses
 
@@ -143,8 +145,12 @@ class ClientConfig:
             "mq_client_api_timeout",
         ):
             check_range(name, getattr(self, name), 1, INT_MAX)
-        if not self.instance_name:
-            raise ConfigError("instance_name is empty")
+        if not isinstance(self.instance_name, str) or not self.instance_name:
+            raise ConfigError(f"instance_name is a text that is not empty, not {self.instance_name!r}")
+        for name in ("unit_name", "client_ip"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"{name} is a text or None, not {value!r}")
         self.with_namespace("")
         for method in ("do_before_request", "do_after_response"):
             if self.rpc_hook is not None and not callable(getattr(self.rpc_hook, method, None)):
@@ -164,8 +170,7 @@ class ClientConfig:
 
     def _check_tls(self) -> None:
         for name in ("use_tls", "tls_check_hostname", "tls_insecure"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is True or False, not {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
         for name in TLS_PATHS:
             path = getattr(self, name)
             if path is not None and not self.use_tls:
@@ -307,6 +312,8 @@ class ConsumerConfig(ClientConfig):
         check_range("pop_invisible_time", self.pop_invisible_time, MIN_POP_INVISIBLE_TIME, MAX_POP_INVISIBLE_TIME)
         check_range("pop_batch_nums", self.pop_batch_nums, 1, 32)
         check_range("pop_threshold_for_queue", self.pop_threshold_for_queue, 0, INT_MAX)
+        for name in ("client_rebalance", "post_subscription_when_pull", "unit_mode", "enable_msg_trace"):
+            check_bool(name, getattr(self, name))
         if not self.client_rebalance and strategy is not None and not callable(getattr(strategy, "get_name", None)):
             raise ConfigError(
                 f"with client_rebalance=False the broker is told the strategy's name: {strategy!r} has no get_name"
@@ -422,6 +429,14 @@ class ProducerConfig(ClientConfig):
         check_range("default_topic_queue_nums", self.default_topic_queue_nums, 1, 65535)
         if isinstance(self.topics, str):
             raise ConfigError(f"topics are several names, not the one text {self.topics!r}")
+        for name in ("topics", "latency_max", "not_available_duration"):
+            if not isinstance(getattr(self, name), Collection):
+                raise ConfigError(f"{name} is a list or tuple, not {getattr(self, name)!r}")
+        for name in (
+            "retry_another_broker_when_not_store_ok", "enable_backpressure_for_async_mode",
+            "send_latency_fault_enable", "start_detector_enable",
+        ):  # fmt: skip
+            check_bool(name, getattr(self, name))
         for topic in self.topics:
             names.check_topic(topic)
         check_range("back_pressure_for_async_send_num", self.back_pressure_for_async_send_num, 10, INT_MAX)
@@ -446,6 +461,12 @@ def check_range(name: str, value: object, low: int, high: int) -> None:
     """Refuse a value that is no integer in ``low..high`` with ``ConfigError``."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{name} Out of range [{low}, {high}]: {value!r}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Refuse what is neither True nor False with ``ConfigError``: a text, even "false", would count as true."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is True or False, not {value!r}")
 
 
 def check_names(config: type, options: Mapping[str, object]) -> None:

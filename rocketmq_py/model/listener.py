@@ -69,6 +69,8 @@ def check_listener(listener: object) -> Consume[Any, Any]:
     Raises:
         ConfigError: not a listener, nothing to call, an ``async def``, a generator, or other arguments.
     """
+    if isinstance(listener, type) and issubclass(listener, MessageListener):
+        raise ConfigError(f"a message listener is an object, not a class: write {listener.__name__}(...)")
     if not isinstance(listener, MessageListenerConcurrently | MessageListenerOrderly):
         raise ConfigError(
             "a message listener is a MessageListenerConcurrently or a MessageListenerOrderly, not "

@@ -84,8 +84,8 @@ class Message:
         wait_store_msg_ok: whether the broker answers only after its configured flush and replication.
 
     Raises:
-        ConfigError: a property name is reserved, a name or value is empty or holds U+0001 or U+0002, a time is
-            negative, or more than one kind of delay is given.
+        ConfigError: a property name is reserved, a name or value is empty or holds U+0001 or U+0002, a time
+            or level is negative or no integer, or more than one kind of delay is given.
     """
 
     __slots__ = ("body", "flag", "properties", "topic")
@@ -126,6 +126,8 @@ class Message:
             if not all(isinstance(key, str) for key in several):
                 raise ConfigError(f"keys are a str or several of them, not {keys!r}")
             self.properties[MessageConst.KEYS] = _checked("keys", " ".join(several))
+        if isinstance(delay_time_level, bool) or not isinstance(delay_time_level, int) or delay_time_level < 0:
+            raise ConfigError(f"delay_time_level is an integer from 0, not {delay_time_level!r}")
         if delay_time_level:
             self.properties[MessageConst.DELAY_TIME_LEVEL] = str(delay_time_level)
         self._set_timer(MessageConst.TIMER_DELAY_SEC, delay_time_sec)

@@ -250,6 +250,8 @@ def test_wrong_settings_and_listeners_are_refused(make_cluster: MakeCluster, mak
     cluster = make_cluster()
     with pytest.raises(ConfigError, match="has the method execute_local_transaction"):
         start(make_producer, cluster, object())
+    with pytest.raises(ConfigError, match=r"is an object, not a class: write Listener\(...\)"):
+        start(make_producer, cluster, Listener)
     with pytest.raises(ConfigError, match="check_thread_pool_max_size Out of range"):
         start(make_producer, cluster, Listener(), check_thread_pool_max_size=0)
     with pytest.raises(ConfigError, match="check_thread_pool_min_size Out of range"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rocketmq_py.client_instance import ClientRegistry, MQClientInstance, build_client_id
-from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError, TransportError
+from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, RocketMQError, TransportError
 from rocketmq_py.model.codes import RequestCode
 from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.model.message_queue import MessageQueue
@@ -208,6 +208,23 @@ def test_a_refresh_of_routes_ends_at_the_first_when_no_name_server_answers(
         assert topics == ["a", "b", "c"][:asked]
     finally:
         registry.release(client)
+
+
+def test_a_refresh_of_routes_that_the_shutdown_cuts_off_is_no_warning(
+    registry: ClientRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ClientConfig(namesrv_addr=NOWHERE, instance_name="refresh", poll_name_server_interval=100_000)
+    client = registry.acquire(config)
+    client.register_producer("group")
+    client.note_published_topic("group", "topic")
+
+    def cut_off(topic: str) -> bool:
+        registry.release(client)
+        raise ConnectError("the client was shut down")
+
+    monkeypatch.setattr(client, "update_topic_route", cut_off)
+    client._refresh_routes()
+    assert "cannot refresh" not in caplog.text
 
 
 class _AlwaysBusy:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,34 @@ def test_what_a_producer_is_given_several_of_is_looked_at_too() -> None:
         ({"send_msg_max_timeout_per_request": 0}, "send_msg_max_timeout_per_request Out of range"),
         ({"compress_type": "ZLIB"}, "compress_type is a CompressionType, not 'ZLIB'"),
         ({"topics": "one"}, "topics are several names, not the one text 'one'"),
+        ({"topics": None}, "topics is a list or tuple, not None"),
+        ({"latency_max": 5}, "latency_max is a list or tuple, not 5"),
         ({"topics": ["a topic"]}, "illegal characters"),
         ({"latency_max": (1, 2)}, "latency_max has 2 steps, not_available_duration 7"),
         ({"latency_max": (1, 2), "not_available_duration": (0, -1)}, "not_available_duration Out of range"),
     ):
         with pytest.raises(ConfigError, match=text):
             check_producer(**settings)
+
+
+@pytest.mark.behaviour("CF-01")
+@pytest.mark.parametrize("config", [ConsumerConfig, ProducerConfig])
+def test_what_is_on_or_off_is_a_bool_for_a_text_would_count_as_on(config: type[ClientConfig]) -> None:
+    check = check_consumer if config is ConsumerConfig else check_producer
+    switches = [field.name for field in dataclasses.fields(config) if isinstance(field.default, bool)]
+    assert len(switches) >= 7
+    for name in switches:
+        for wrong in ("false", 0, None):
+            with pytest.raises(ConfigError) as refused:
+                check(**{name: wrong})
+            assert str(refused.value) == f"{name} is True or False, not {wrong!r}"
+
+
+@pytest.mark.behaviour("CF-01")
+def test_the_parts_of_the_client_s_id_are_texts() -> None:
+    for name in ("instance_name", "unit_name", "client_ip"):
+        with pytest.raises(ConfigError, match=f"{name} is a text .*, not 5"):
+            check_consumer(**{name: 5})
 
 
 @pytest.mark.behaviour("CF-01")
@@ -254,7 +277,7 @@ def test_an_illegal_trace_topic_is_refused() -> None:
 
 
 def test_an_empty_instance_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="instance_name is empty"):
+    with pytest.raises(ConfigError, match="instance_name is a text that is not empty"):
         ProducerConfig(instance_name="").check_producer("group")
 
 
@@ -331,6 +354,12 @@ def test_other_addresses_are_refused(address: str) -> None:
 )
 def test_name_servers_are_separated_by_semicolons(text: str, expected: list[str]) -> None:
     assert ClientConfig(namesrv_addr=text).name_servers() == expected
+
+
+@pytest.mark.behaviour("CF-04")
+def test_commas_between_name_servers_are_refused_with_what_to_write() -> None:
+    with pytest.raises(ConfigError, match="separate them by ';'"):
+        ClientConfig(namesrv_addr="a:1,b:2").name_servers()
 
 
 @pytest.mark.behaviour("CF-05")

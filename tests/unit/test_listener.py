@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rocketmq_py.errors import ConfigError
-from rocketmq_py.model.listener import MessageListenerConcurrently, check_listener
+from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly, check_listener
 from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
 from tests.unit.support import SUCCESS, message, mq, succeed
 
@@ -93,9 +93,16 @@ def test_an_async_listener_is_refused(listener: MessageListenerConcurrently) -> 
 
 
 @pytest.mark.behaviour("LS-03")
-@pytest.mark.parametrize("listener", [succeed, None, object(), "listener", MessageListenerConcurrently])
+@pytest.mark.parametrize("listener", [succeed, None, object(), "listener", dict])
 def test_what_is_no_listener_is_refused_with_a_hint(listener: object) -> None:
     with pytest.raises(ConfigError, match=r"wrap a function as MessageListenerConcurrently\(function\)"):
+        check_listener(listener)
+
+
+@pytest.mark.behaviour("LS-03")
+@pytest.mark.parametrize("listener", [MessageListenerConcurrently, MessageListenerOrderly, _AsynchronousListener])
+def test_a_class_is_no_listener_yet(listener: type) -> None:
+    with pytest.raises(ConfigError, match=rf"is an object, not a class: write {listener.__name__}\("):
         check_listener(listener)
 
 

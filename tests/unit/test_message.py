@@ -42,6 +42,14 @@ def test_tags_keys_delay_and_waiting_are_properties() -> None:
     assert (message.topic, message.body, message.flag, message.wait_store_msg_ok) == ("topic", b"body", 7, True)
 
 
+@pytest.mark.behaviour("MS-01")
+@pytest.mark.parametrize("level", [-1, 3.0, "3", True, None])
+def test_a_delay_level_is_an_integer_from_0(level: Any) -> None:
+    assert "DELAY" not in Message("topic", b"body", delay_time_level=0).properties
+    with pytest.raises(ConfigError, match="delay_time_level is an integer from 0"):
+        Message("topic", b"body", delay_time_level=level)
+
+
 @pytest.mark.behaviour("PR-16")
 @pytest.mark.parametrize(
     ("name", "key"),

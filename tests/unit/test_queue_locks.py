@@ -460,6 +460,8 @@ def test_what_fails_in_broadcasting_is_passed_over_and_counted(caplog: pytest.Lo
     assert (core.broker.sent_back, core.broker.retry_messages) == ([], [])
     assert core.counters.snapshot()[Event.BROADCAST_DROPPED] == 2
     assert "broadcasting consumers do not retry" in caplog.text
+    assert "returned None instead of a ConsumeConcurrentlyStatus" in caplog.text
+    assert "again later" not in caplog.text
 
 
 @pytest.mark.behaviour("CC-16")
