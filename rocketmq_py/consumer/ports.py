@@ -1,6 +1,6 @@
 """What the consumer core needs of the outside: a few small protocols.
 
-A wire satisfies them by its shape alone; ``push_consumer.py`` joins core and wire, and mypy checks the fit there.
+A wire satisfies them by its shape alone; ``consumer_parts.py`` joins core and wire, and mypy checks the fit there.
 All errors are ``RocketMQError``.
 """
 
