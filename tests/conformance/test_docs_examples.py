@@ -45,7 +45,7 @@ def run_example(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         if up_to is not None:
             code = code[: code.index(up_to)]
         code = code.replace("127.0.0.1:9876", server.namesrv_addr)
-        code = re.sub('"(my-)?topic"', f'"{topic}"', re.sub('"(my-)?group"', f'"{group}"', code))
+        code = re.sub('"(my-)?topic"|"orders"|"questions"', f'"{topic}"', re.sub('"(my-)?group"', f'"{group}"', code))
         names = {name: getattr(rocketmq_py, name) for name in rocketmq_py.__all__} | {"__name__": "__main__"} | given
         exec(compile(code, page, "exec"), names)
         return names
@@ -95,3 +95,53 @@ def test_an_asynchronous_send_as_printed_is_accepted(run_example: RunExample, se
     message = rocketmq_py.Message(server.topic(), b"body")
     with rocketmq_py.DefaultMQProducer("producers", namesrv_addr=server.namesrv_addr) as producer:
         run_example("docs/README.md", "send_async(", producer=producer, message=message)
+
+
+@pytest.mark.parametrize("server", ["apache-broker"], indirect=True)
+def test_a_transaction_as_printed_commits(run_example: RunExample) -> None:
+    printed = Printed(b"")
+    stored: dict[str, object] = {}
+
+    def store_order(order: object, transaction: str) -> None:
+        stored[transaction] = order
+
+    names = {"store_order": store_order, "is_stored": stored.__contains__, "order": 1}
+    run_example("docs/README.md", "TransactionListener", print=printed.print, **names)
+    assert printed.lines == [(rocketmq_py.LocalTransactionState.COMMIT_MESSAGE,)]
+    assert list(stored.values()) == [1]
+
+
+@pytest.mark.parametrize("server", ["apache-broker"], indirect=True)
+def test_requests_as_printed_are_replied_to(run_example: RunExample, server: Server) -> None:
+    printed = Printed(b"")
+    run_example("docs/README.md", 'DefaultMQProducer("producers"')
+    made = run_example("docs/README.md", "with consumer:  # start()", up_to="with consumer:")
+    consumer = made["consumer"]
+    with rocketmq_py.DefaultMQProducer("producers", namesrv_addr=server.namesrv_addr) as producer:
+        replying = {"replying_producer": producer}
+        listener = run_example("docs/README.md", "create_reply_message", producer=_Asks(), **replying)["consume"]
+        consumer.subscribe(next(iter(consumer._subscriptions)), "*")
+        consumer.register_message_listener(
+            rocketmq_py.MessageListenerConcurrently(lambda msgs, context: _only_requests(listener, msgs, context))
+        )
+        with consumer:
+            made = run_example(
+                "docs/README.md", "create_reply_message", producer=producer, print=printed.print, **replying
+            )
+            assert made["reply"].body == b"4"
+            assert eventually(lambda: [line[0].body for line in printed.lines] == [b"4"], 10)  # type: ignore[attr-defined]
+
+
+class _Asks:
+    """A producer that asks nothing: for the other half of the example."""
+
+    def request(self, message: object, timeout_ms: int) -> None:
+        pass
+
+    def request_async(self, message: object, callback: object, timeout_ms: int) -> None:
+        pass
+
+
+def _only_requests(listener: Callable[..., Any], msgs: Any, context: Any) -> Any:
+    requests = [msg for msg in msgs if msg.body == b"2 + 2"]
+    return listener(requests, context)
