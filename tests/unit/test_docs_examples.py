@@ -120,3 +120,8 @@ def test_the_map_of_files_names_every_module() -> None:
     assert [
         str(module) for module in modules if elsewhere.isdisjoint(module.parts) and f"`{module}`" not in map_of_files
     ] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_what_follows_a_table_is_no_row_of_it(path: Path) -> None:
+    assert re.findall(r"^\|.*\n([^|\n].*)$", _FENCED.sub("", _text(path)), re.MULTILINE) == []
