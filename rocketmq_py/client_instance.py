@@ -282,15 +282,24 @@ class MQClientInstance:
                 f"topic {topic} is a static (logical) topic; this client cannot use such topics yet: use a normal one"
             )
         self._note_proxy(address, route)
+        known = set(self.routes.broker_addresses(masters_only=False))
         if self.routes.update(topic, route):
             _log.info("route of topic %s: %s", topic, route)
         queues = self.routes.subscribe_queues(topic)
         with self._lock:
             consumers = list(self._consumers.values())
         changed = [consumer for consumer in consumers if consumer.update_topic_subscribe_info(topic, queues)]
-        if any(consumer.joined for consumer in changed):
-            self.rebalance_immediately()  # Java waits for the next turn (deviations)
+        if any(consumer.joined for consumer in changed):  # Java waits for the next turn (deviations)
+            if known.issuperset(self.routes.broker_addresses(masters_only=False)):
+                self.rebalance_immediately()
+            else:
+                self._timers.schedule(0, self._meet_new_brokers)
         return True
+
+    def _meet_new_brokers(self) -> None:
+        """A broker that has had no heartbeat can tell nobody who the members are, and refuses their pulls."""
+        self.send_heartbeat_to_all_brokers()
+        self.rebalance_immediately()
 
     def _ask_name_servers(self, topic: str) -> tuple[str, TopicRouteData]:
         first = self._name_server_in_use

@@ -219,9 +219,8 @@ class ConsumerParts:
                 continue
             if not found and not topic.startswith(names.RETRY_GROUP_TOPIC_PREFIX):
                 _log.warning(
-                    "group %s: topic %s does not exist (yet); it is looked for every %s ms",
-                    self._group, topic, self._config.poll_name_server_interval,
-                )  # fmt: skip
+                    "group %s: topic %s does not exist (yet); it is looked for every few seconds", self._group, topic
+                )
         self.client.check_client_in_broker(self._group, self.subscriptions)
         self._start_trace()
         self._consume_service.start()

@@ -409,6 +409,8 @@ class DefaultMQProducer(ProducerConfig):
         self._note_published(running, outgoing.topic)
         if selector is None:
             return outgoing, lambda: None
+        if not callable(selector):
+            raise ConfigError(f"a selector is called with (queues, message, arg), {selector!r} cannot be called")
         if not isinstance(message, Message):
             raise ConfigError("a batch goes to one queue as a whole: give the selector a single message")
         return outgoing, lambda: _selected(running.sender, selector, message, arg)

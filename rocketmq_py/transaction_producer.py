@@ -16,7 +16,7 @@ from rocketmq_py.client_instance import TransactionCheck
 from rocketmq_py.errors import ConfigError, ConnectError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import MessageSysFlag
-from rocketmq_py.model.config import INT_MAX, check_range
+from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
 from rocketmq_py.model.message import Message, MessageConst, MessageExt
 from rocketmq_py.model.producer_hooks import EndTransactionContext, run_guarded
 from rocketmq_py.model.results import LocalTransactionState, SendResult, SendStatus, TransactionSendResult
@@ -105,6 +105,8 @@ class TransactionMQProducer(DefaultMQProducer):
         check_request_hold_max: int = 2_000,
         **settings: Any,
     ) -> None:
+        own = [name for name in TransactionMQProducer.__slots__ if not name.startswith("_")]
+        check_names(ProducerConfig, settings, own)
         super().__init__(producer_group, **settings)
         self.transaction_listener = transaction_listener
         self.check_thread_pool_min_size = check_thread_pool_min_size

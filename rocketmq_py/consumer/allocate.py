@@ -226,12 +226,19 @@ class AllocateMachineRoomNearby:
         """Take the strategy that divides within a room, and who knows the rooms.
 
         Raises:
-            ConfigError: one of them is None.
+            ConfigError: one of them is None, or lacks its methods.
         """
         if allocate_message_queue_strategy is None:
             raise ConfigError("allocateMessageQueueStrategy is null")
         if machine_room_resolver is None:
             raise ConfigError("machineRoomResolver is null")
+        for owner, method in (
+            (allocate_message_queue_strategy, "allocate"),
+            (machine_room_resolver, "broker_deploy_in"),
+            (machine_room_resolver, "consumer_deploy_in"),
+        ):
+            if isinstance(owner, type) or not callable(getattr(owner, method, None)):
+                raise ConfigError(f"dividing by machine rooms needs an object with the method {method}, not {owner!r}")
         self._strategy = allocate_message_queue_strategy
         self._resolver = machine_room_resolver
 

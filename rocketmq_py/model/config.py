@@ -469,14 +469,14 @@ def check_bool(name: str, value: object) -> None:
         raise ConfigError(f"{name} is True or False, not {value!r}")
 
 
-def check_names(config: type, options: Mapping[str, object]) -> None:
-    """Refuse settings that do not exist with ``ConfigError`` that names similar ones."""
+def check_names(config: type, options: Mapping[str, object], further: Sequence[str] = ()) -> None:
+    """Refuse settings that do not exist with ``ConfigError`` that names similar ones, or keywords of ``further``."""
     import difflib
 
-    known = set(config.__dataclass_fields__)  # type: ignore[attr-defined]
+    known = {*config.__dataclass_fields__, *further}  # type: ignore[attr-defined]
     for name in options:
         if name not in known:
-            similar = difflib.get_close_matches(name, known)
+            similar = difflib.get_close_matches(name, known) or [more for more in further if name in more]
             hint = f": did you mean {' or '.join(similar)}?" if similar else ""
             raise ConfigError(f"there is no setting {name!r}{hint}")
 

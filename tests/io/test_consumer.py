@@ -440,6 +440,27 @@ def test_a_retry_topic_that_the_broker_makes_at_the_heartbeat_is_found_at_once(
     assert eventually(lambda: cluster.pulls(topic=retry_topic)), "routes are asked for every 30 s only"
 
 
+def test_a_broker_that_the_first_route_of_a_late_topic_names_hears_of_the_member_before_it_is_asked_for_members(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    # The consumer is started before the first message of its only topic is sent: no broker is known till then.
+    cluster = make_cluster()
+    route = cluster.routes.pop(TOPIC)
+    make_consumer(cluster)
+    assert stays(lambda: cluster.broker.count(HEARTBEAT) == 0, 1.4)  # the client's first turn was in vain
+    members_first: list[int] = []
+
+    def note(peer: Peer, seen: Seen) -> bool:
+        if not cluster.broker.count(HEARTBEAT):
+            members_first.append(seen.code)
+        return False
+
+    cluster.scripts[MEMBERS] = note
+    cluster.routes[TOPIC] = route
+    assert eventually(cluster.pulls, 12), "the next heartbeat is 30 s away"
+    assert members_first == []
+
+
 def test_a_batch_size_that_no_pull_can_fill_is_named_at_the_start(
     make_cluster: MakeCluster, make_consumer: MakeConsumer, caplog: pytest.LogCaptureFixture
 ) -> None:

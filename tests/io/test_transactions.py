@@ -260,6 +260,8 @@ def test_wrong_settings_and_listeners_are_refused(make_cluster: MakeCluster, mak
         start(make_producer, cluster, Listener(), check_request_hold_max=0)
     with pytest.raises(ConfigError, match="did you mean send_msg_timeout"):
         TransactionMQProducer("producers", send_timeout=1)
+    with pytest.raises(ConfigError, match="did you mean transaction_listener"):
+        TransactionMQProducer("producers", listener=Listener())
     producer = start(make_producer, cluster, None)
     with pytest.raises(ConfigError, match="TransactionListener is null"):
         producer.send_message_in_transaction(Message(TOPIC, b"body"))

@@ -373,6 +373,12 @@ def test_nearby_a_queue_or_member_without_a_room_is_an_error_that_names_it(unkno
 @pytest.mark.behaviour("AL-08")
 def test_nearby_needs_a_strategy_and_somebody_who_knows_the_rooms() -> None:
     nothing: Any = None
+    strangers: list[Any] = [object(), RoomsInNames, AllocateMessageQueueAveragely]
+    for stranger in strangers:
+        with pytest.raises(ConfigError, match="needs an object with the method allocate"):
+            AllocateMachineRoomNearby(stranger, RoomsInNames())
+        with pytest.raises(ConfigError, match="needs an object with the method broker_deploy_in"):
+            AllocateMachineRoomNearby(AllocateMessageQueueAveragely(), stranger)
     with pytest.raises(ConfigError, match="allocateMessageQueueStrategy is null"):
         AllocateMachineRoomNearby(nothing, RoomsInNames())
     with pytest.raises(ConfigError, match="machineRoomResolver is null"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs.make_diagrams import PARTS, pages, up_to_date
+from rocketmq_py.consumer.stats import Event
 from rocketmq_py.model.config import ClientConfig, ConsumerConfig, ProducerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +105,23 @@ def test_files_that_the_map_of_java_names_exist() -> None:
     files = set(re.findall(r"`([a-z_/]+/[a-z_]+\.py)`", text))
     assert len(files) > 40
     assert [name for name in sorted(files) if not (ROOT / "rocketmq_py" / name).is_file()] == []
+
+
+def test_the_table_of_counters_names_every_counter() -> None:
+    told = set(re.findall(r"^\| `([A-Z_]+)` \|", _text(ROOT / "docs" / "README.md"), re.MULTILINE))
+    assert {event.name for event in Event} <= told
+
+
+def test_the_map_of_files_names_every_module() -> None:
+    map_of_files = _text(ROOT / "docs" / "internals" / "architecture.md")
+    package = ROOT / "rocketmq_py"
+    elsewhere = {"__init__.py", "broker", "testing"}  # told as wholes
+    modules = [path.relative_to(package) for path in package.rglob("*.py")]
+    assert [
+        str(module) for module in modules if elsewhere.isdisjoint(module.parts) and f"`{module}`" not in map_of_files
+    ] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_what_follows_a_table_is_no_row_of_it(path: Path) -> None:
+    assert re.findall(r"^\|.*\n([^|\n].*)$", _FENCED.sub("", _text(path)), re.MULTILINE) == []

@@ -71,6 +71,11 @@ def test_messages_that_cannot_be_stored_together_are_refused_at_once(
 
 
 @pytest.mark.behaviour("PR-02")
+def test_a_selector_can_be_called(producer: DefaultMQProducer) -> None:
+    assert "called with (queues, message, arg), 3 cannot" in refused(producer, Message("a", b"x"), selector=3)
+
+
+@pytest.mark.behaviour("PR-02")
 def test_a_batch_has_no_selector(producer: DefaultMQProducer) -> None:
     text = refused(producer, [Message("a", b"x")], selector=lambda queues, message, arg: queues[0])
     assert "give the selector a single message" in text
