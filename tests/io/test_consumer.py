@@ -12,10 +12,21 @@ from typing import Any
 
 import pytest
 
-from rocketmq_py import ConfigError, DefaultMQProducer, Message, MessageExt
+from rocketmq_py import (
+    ConfigError,
+    ConsumeFromWhere,
+    ConsumeOrderlyContext,
+    ConsumeOrderlyStatus,
+    DefaultMQProducer,
+    DefaultMQPushConsumer,
+    Message,
+    MessageExt,
+    MessageListenerOrderly,
+)
 from rocketmq_py.client_instance import MQClientInstance
 from rocketmq_py.errors import ConnectError, RocketMQError, TransportError
 from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.model.results import Messages
 from rocketmq_py.push_consumer import ServiceState
 from rocketmq_py.remoting.bodies import ConsumerData
 from rocketmq_py.runtime import ThreadRuntime
@@ -23,6 +34,7 @@ from tests.io.calls import in_threads, join
 from tests.io.cluster import (
     BAD_BODIES,
     HEARTBEAT,
+    LOCK,
     MEMBERS,
     NO_TOPIC,
     NOT_FOUND,
@@ -31,6 +43,7 @@ from tests.io.cluster import (
     QUERY_OFFSET,
     ROUTE,
     TOPIC,
+    UNLOCK,
     UNREGISTER,
     UPDATE_OFFSET,
     reply_pull,
@@ -625,6 +638,30 @@ def test_shutdown_while_the_broker_vanishes(make_cluster: MakeCluster, make_cons
     mine.consumer.shutdown()
     join(stopping)
     assert mine.consumer.state is ServiceState.SHUTDOWN_ALREADY
+
+
+@pytest.mark.behaviour("QL-05")
+def test_an_orderly_consumer_that_ends_commits_then_unlocks_then_leaves(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    cluster.scripts[LOCK] = lambda peer, seen: peer.reply(
+        seen, body=json.dumps({"lockOKMQSet": json.loads(seen.body)["mqSet"]}).encode()
+    )
+    cluster.store(b"x")
+    got: list[MessageExt] = []
+
+    def consume(msgs: Messages, context: ConsumeOrderlyContext) -> ConsumeOrderlyStatus:
+        got.extend(msgs)
+        return ConsumeOrderlyStatus.SUCCESS
+
+    consumer = DefaultMQPushConsumer(
+        GROUP, namesrv_addr=cluster.address, consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET
+    )
+    consumer.subscribe(TOPIC)
+    consumer.register_message_listener(MessageListenerOrderly(consume))
+    with consumer:
+        assert eventually(lambda: got)
+    last = [seen.code for seen in cluster.broker.seen if seen.code in (UPDATE_OFFSET, UNLOCK, UNREGISTER)]
+    assert last[-3:] == [UPDATE_OFFSET, UNLOCK, UNREGISTER]
 
 
 def test_shutdown_from_the_listener(make_cluster: MakeCluster, make_consumer: MakeConsumer) -> None:

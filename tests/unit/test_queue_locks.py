@@ -291,6 +291,19 @@ def test_an_offset_that_the_broker_does_not_have_is_mended_under_the_lock_only()
     assert broker.done[1:] == ["commit 0 7", "commit 0 7", "unlock [0] oneway"]
 
 
+@pytest.mark.behaviour("PL-08", "OS-02")
+def test_a_result_that_comes_while_an_offset_is_mended_changes_nothing() -> None:
+    class Late(Broker):
+        def update_consumer_offset(self, group: str, mq: MessageQueue, offset: int) -> None:
+            super().update_consumer_offset(group, mq, offset)
+            core.store.update_offset(mq, 50, increase_only=True)
+
+    core = Core(broker=(broker := Late()))
+    core.begin()
+    core.rebalance.correct_offset(PullRequest(mq(0), core.windows[mq(0)], 7))
+    assert broker.done == ["commit 0 7", "commit 0 7"]
+
+
 # Giving queues up.
 
 
