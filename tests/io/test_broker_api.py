@@ -13,6 +13,7 @@ import pytest
 from rocketmq_py.clock import SystemClock
 from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RequestTimeoutError, RocketMQError
 from rocketmq_py.model.codes import PullSysFlag
+from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PullResult, PullStatus
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
@@ -416,6 +417,73 @@ def test_a_pull_goes_where_the_last_answer_said_commits_at_the_master_only_and_l
     assert mine.pulled(call).errors
     assert mine.pulled(replace(call, commit_offset=0)).results
     assert pulls == [("master", 1, "5"), ("slave", 0, "0"), ("slave", 0, "0"), ("master", 0, "0")]
+
+
+# What is written.
+
+
+@pytest.mark.behaviour("PL-12")
+@pytest.mark.parametrize(("sends", "sys_flag"), [(False, "3"), (True, "7")])
+def test_a_pull_tells_the_broker_all_fields_of_its_header(
+    make_server: MakeServer, api: MakeApi, sends: bool, sys_flag: str
+) -> None:
+    told: list[dict[str, str]] = []
+
+    def note(peer: Peer, seen: Seen) -> None:
+        told.append(dict(seen.fields))
+        reply_pull(peer, seen, 0, 0, code=NOT_FOUND)
+
+    mine = api(make_server(note))
+    subscription = build_subscription_data(TOPIC, "a || b", 77)
+    assert mine.pulled(
+        Call(queue(3), subscription=subscription, offset=9, commit_offset=5, send_subscription=sends, hold_ms=15_000)
+    ).results
+    assert told == [
+        {
+            "consumerGroup": "group",
+            "topic": TOPIC,
+            "queueId": "3",
+            "queueOffset": "9",
+            "maxMsgNums": "32",
+            "maxMsgBytes": "262144",
+            "sysFlag": sys_flag,
+            "commitOffset": "5",
+            "suspendTimeoutMillis": "15000",
+            "subVersion": "77",
+            "expressionType": "TAG",
+            "bname": "broker-a",
+            **({"subscription": "a || b"} if sends else {}),
+        }
+    ]
+
+
+@pytest.mark.behaviour("SB-01")
+def test_a_message_sent_back_is_named_by_its_place_with_level_and_maximum(
+    make_server: MakeServer, api: MakeApi
+) -> None:
+    told: list[dict[str, str]] = []
+
+    def note(peer: Peer, seen: Seen) -> None:
+        told.append(dict(seen.fields))
+        peer.reply(seen)
+
+    mine = api(make_server(note))
+    msg = MessageExt(
+        topic=TOPIC, body=b"x", broker_name="broker-a", commit_log_offset=123, properties={"UNIQ_KEY": "id"}
+    )
+    mine.broker.send_message_back("group", msg, 4, 7, 1_000)
+    assert told == [
+        {
+            "group": "group",
+            "offset": "123",
+            "delayLevel": "4",
+            "originMsgId": "id",
+            "originTopic": TOPIC,
+            "maxReconsumeTimes": "7",
+            "unitMode": "false",
+            "bname": "broker-a",
+        }
+    ]
 
 
 # Routes.

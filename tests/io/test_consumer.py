@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from rocketmq_py import (
 )
 from rocketmq_py.client_instance import MQClientInstance
 from rocketmq_py.errors import ConnectError, RocketMQError, TransportError
-from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.model.config import ClientConfig, MessageModel
 from rocketmq_py.model.results import Messages
 from rocketmq_py.push_consumer import ServiceState
 from rocketmq_py.remoting.bodies import ConsumerData
@@ -228,6 +229,40 @@ def test_a_change_of_members_is_acted_upon_at_once(make_cluster: MakeCluster, ma
     assert eventually(lambda: cluster.broker.count(MEMBERS) > rebalances, 3)
     cluster.store(b"mine", queue_id=0)
     assert mine.has(b"mine")
+
+
+@pytest.mark.behaviour("LC-06")
+def test_a_suspended_consumer_neither_pulls_nor_rebalances_until_it_is_resumed(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    cluster = make_cluster()
+    mine = make_consumer(cluster)
+    assert eventually(cluster.held_pulls)
+    mine.consumer.suspend()
+    cluster.store(b"under way")  # brought by the pull that the broker holds
+    assert mine.has(b"under way")
+    rebalances = cluster.broker.count(MEMBERS)
+    cluster.store(b"later")
+    for peer in cluster.broker.open_peers():
+        peer.send(encode_ask(NOTIFY, fields={"consumerGroup": GROUP}, oneway=True))
+    assert stays(lambda: mine.bodies() == [b"under way"] and cluster.broker.count(MEMBERS) == rebalances, 2)
+    mine.consumer.resume()
+    assert mine.has(b"later")
+    assert eventually(lambda: cluster.broker.count(MEMBERS) > rebalances)
+
+
+@pytest.mark.behaviour("LC-07")
+@pytest.mark.parametrize("model", MessageModel)
+def test_a_consumer_subscribes_to_its_retry_topic_unless_it_is_broadcasting(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer, tmp_path: Path, model: MessageModel
+) -> None:
+    cluster = make_cluster()
+    make_consumer(cluster, message_model=model, local_offset_store_dir=str(tmp_path))
+    first = next(seen for seen in cluster.broker.seen if seen.code == HEARTBEAT)
+    [told] = json.loads(first.body)["consumerDataSet"]
+    retry = [f"%RETRY%{GROUP}"] if model is MessageModel.CLUSTERING else []
+    assert sorted(each["topic"] for each in told["subscriptionDataSet"]) == [*retry, TOPIC]
+    assert (told["messageModel"], told["consumeType"]) == (model.value, "CONSUME_PASSIVELY")
 
 
 def test_a_notice_while_joining_does_not_rebalance_before_every_broker_has_heard_of_the_member(
