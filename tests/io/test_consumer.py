@@ -344,6 +344,34 @@ def test_another_expression_while_running_is_told_before_pulls_name_it(
     assert refused == []
 
 
+@pytest.mark.behaviour("LC-08")
+def test_topics_come_and_go_while_it_runs_also_by_its_own_listener(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    def change(msg: MessageExt) -> None:
+        if msg.body == b"subscribe":
+            mine.consumer.subscribe("second")
+        elif msg.body == b"unsubscribe":
+            mine.consumer.unsubscribe("second")
+
+    cluster = make_cluster()
+    cluster.routes["second"] = cluster.route(1, "second")
+    cluster.store(b"of the second", topic="second")
+    mine = make_consumer(cluster, change)
+    cluster.store(b"subscribe")
+    assert mine.has(b"of the second")
+    cluster.store(b"unsubscribe")
+    assert mine.has(b"unsubscribe")
+    for peer in cluster.broker.open_peers():  # its queues go at the next rebalance
+        peer.send(encode_ask(NOTIFY, fields={"consumerGroup": GROUP}, oneway=True))
+    assert eventually(lambda: cluster.committed.get((GROUP, "second", "broker-a", 0)) == 1)
+    assert eventually(lambda: all(mq.topic != "second" for mq in mine.consumer.windows()))
+    cluster.store(b"for nobody", topic="second")
+    cluster.store(b"last")
+    assert mine.has(b"last")
+    assert stays(lambda: b"for nobody" not in mine.bodies(), 0.5)
+
+
 def test_a_flood_of_notifications_costs_one_rebalance_a_second(
     make_cluster: MakeCluster, make_consumer: MakeConsumer
 ) -> None:
