@@ -85,25 +85,29 @@ class QueueLocks:
                     ("lock", broker_name), "group %s: cannot lock queues of %s: %s", self._group, broker_name, error
                 )
                 continue
+            tells_offsets = True
             for mq in mqs:
                 if mq not in granted:
                     queues[mq].locked = False
                     self._warnings.warning(
                         ("refused", mq), "group %s: another member holds the lock of %s", self._group, mq
                     )
-                elif self._may_go_on(mq, queues[mq]):
+                elif queues[mq].holds_lock or (tells_offsets and self._may_go_on(mq, queues[mq])):
                     queues[mq].note_locked(asked_ms)
                     held.add(mq)
+                elif not queues[mq].dropped:
+                    # One time-out per round is enough: the locks of other brokers wait to be renewed.
+                    tells_offsets = False
         return held
 
     def _may_go_on(self, mq: MessageQueue, queue: ProcessQueue) -> bool:
-        """Whether the window is still right, although the lock may have been lost in between.
+        """Whether the window is still right, although the lock counted as lost in between.
+
+        False: it is not, and was dropped; or the broker could not tell.
 
         Not in Java: there a member that was stopped for a while goes on from what it had cached, also when another one
         consumed the queue meanwhile, and sets the committed offset back (deviations).
         """
-        if queue.holds_lock:
-            return True
         try:
             stored = self._broker.query_consumer_offset(self._group, mq, OFFSET_QUERY_TIMEOUT_MS)
         except RocketMQError as error:

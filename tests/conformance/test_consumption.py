@@ -277,7 +277,7 @@ def test_consumers_of_two_groups_share_one_client_when_they_have_the_same_instan
     second.wait_for_bodies(bodies)
 
 
-def test_a_consumer_that_is_suspended_pulls_nothing_until_it_is_resumed(
+def test_a_consumer_that_was_suspended_goes_on_when_it_is_resumed(
     server: Server, send: SendBodies, start_consumer: StartConsumer
 ) -> None:
     topic = server.topic()

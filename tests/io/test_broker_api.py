@@ -12,6 +12,8 @@ import pytest
 
 from rocketmq_py.clock import SystemClock
 from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RequestTimeoutError, RocketMQError
+from rocketmq_py.model.codes import PullSysFlag
+from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PullResult, PullStatus
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
@@ -22,7 +24,7 @@ from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.proxy_lanes import LANES_MAX
 from rocketmq_py.remoting.remoting_client import RemotingClient
 from rocketmq_py.remoting.route_table import RouteTable
-from tests.io.cluster import BAD_BODIES, PULL, TOPIC, reply_pull
+from tests.io.cluster import BAD_BODIES, NOT_FOUND, PULL, TOPIC, reply_pull
 from tests.io.conftest import MakeClient, MakeServer
 from tests.io.server import BOUND_S, Peer, Seen, Server, answer_nothing, eventually, stays, stored_message
 
@@ -384,6 +386,104 @@ def test_an_offset_is_asked_of_the_master_also_when_only_its_slave_was_known(
     assert mine.refreshed == [TOPIC]
     mine.on_refresh = lambda: mine.routes.update(TOPIC, route({0: master.address, 1: slave.address}))
     assert mine.broker.query_consumer_offset("group", queue(), 1_000) == 70
+
+
+@pytest.mark.behaviour("PL-18")
+def test_a_pull_goes_where_the_last_answer_said_commits_at_the_master_only_and_leaves_a_slave_that_fails(
+    make_server: MakeServer, api: MakeApi
+) -> None:
+    suggested = {"master": "1", "slave": "1"}
+    pulls: list[tuple[str, int, str]] = []
+
+    def broker(name: str) -> Callable[[Peer, Seen], object]:
+        def handle(peer: Peer, seen: Seen) -> None:
+            pulls.append((name, int(seen.fields["sysFlag"]) & PullSysFlag.COMMIT_OFFSET, seen.fields["commitOffset"]))
+            fields = {"nextBeginOffset": "0", "minOffset": "0", "maxOffset": "0"}
+            code = 1 if suggested[name] == "fail" else NOT_FOUND
+            peer.reply(seen, code, {**fields, "suggestWhichBrokerId": suggested[name]})
+
+        return handle
+
+    master, slave = make_server(broker("master")), make_server(broker("slave"))
+    mine = api(master)
+    addresses = {0: master.address, 1: slave.address}
+    mine.routes.update(
+        TOPIC, TopicRouteData((QueueData("broker-a", 4, 4, 6),), (BrokerData("c", "broker-a", addresses),))
+    )
+    call = Call(queue(), commit_offset=5)
+    assert mine.pulled(call).results
+    assert mine.pulled(call).results
+    suggested["slave"] = "fail"
+    assert mine.pulled(call).errors
+    assert mine.pulled(replace(call, commit_offset=0)).results
+    assert pulls == [("master", 1, "5"), ("slave", 0, "0"), ("slave", 0, "0"), ("master", 0, "0")]
+
+
+# What is written.
+
+
+@pytest.mark.behaviour("PL-12")
+@pytest.mark.parametrize(("sends", "sys_flag"), [(False, "3"), (True, "7")])
+def test_a_pull_tells_the_broker_all_fields_of_its_header(
+    make_server: MakeServer, api: MakeApi, sends: bool, sys_flag: str
+) -> None:
+    told: list[dict[str, str]] = []
+
+    def note(peer: Peer, seen: Seen) -> None:
+        told.append(dict(seen.fields))
+        reply_pull(peer, seen, 0, 0, code=NOT_FOUND)
+
+    mine = api(make_server(note))
+    subscription = build_subscription_data(TOPIC, "a || b", 77)
+    assert mine.pulled(
+        Call(queue(3), subscription=subscription, offset=9, commit_offset=5, send_subscription=sends, hold_ms=15_000)
+    ).results
+    assert told == [
+        {
+            "consumerGroup": "group",
+            "topic": TOPIC,
+            "queueId": "3",
+            "queueOffset": "9",
+            "maxMsgNums": "32",
+            "maxMsgBytes": "262144",
+            "sysFlag": sys_flag,
+            "commitOffset": "5",
+            "suspendTimeoutMillis": "15000",
+            "subVersion": "77",
+            "expressionType": "TAG",
+            "bname": "broker-a",
+            **({"subscription": "a || b"} if sends else {}),
+        }
+    ]
+
+
+@pytest.mark.behaviour("SB-01")
+def test_a_message_sent_back_is_named_by_its_place_with_level_and_maximum(
+    make_server: MakeServer, api: MakeApi
+) -> None:
+    told: list[dict[str, str]] = []
+
+    def note(peer: Peer, seen: Seen) -> None:
+        told.append(dict(seen.fields))
+        peer.reply(seen)
+
+    mine = api(make_server(note))
+    msg = MessageExt(
+        topic=TOPIC, body=b"x", broker_name="broker-a", commit_log_offset=123, properties={"UNIQ_KEY": "id"}
+    )
+    mine.broker.send_message_back("group", msg, 4, 7, 1_000)
+    assert told == [
+        {
+            "group": "group",
+            "offset": "123",
+            "delayLevel": "4",
+            "originMsgId": "id",
+            "originTopic": TOPIC,
+            "maxReconsumeTimes": "7",
+            "unitMode": "false",
+            "bname": "broker-a",
+        }
+    ]
 
 
 # Routes.

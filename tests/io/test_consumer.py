@@ -8,14 +8,26 @@ import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rocketmq_py import ConfigError, DefaultMQProducer, Message, MessageExt
+from rocketmq_py import (
+    ConfigError,
+    ConsumeFromWhere,
+    ConsumeOrderlyContext,
+    ConsumeOrderlyStatus,
+    DefaultMQProducer,
+    DefaultMQPushConsumer,
+    Message,
+    MessageExt,
+    MessageListenerOrderly,
+)
 from rocketmq_py.client_instance import MQClientInstance
 from rocketmq_py.errors import ConnectError, RocketMQError, TransportError
-from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.model.config import ClientConfig, MessageModel
+from rocketmq_py.model.results import Messages
 from rocketmq_py.push_consumer import ServiceState
 from rocketmq_py.remoting.bodies import ConsumerData
 from rocketmq_py.runtime import ThreadRuntime
@@ -23,6 +35,7 @@ from tests.io.calls import in_threads, join
 from tests.io.cluster import (
     BAD_BODIES,
     HEARTBEAT,
+    LOCK,
     MEMBERS,
     NO_TOPIC,
     NOT_FOUND,
@@ -31,6 +44,7 @@ from tests.io.cluster import (
     QUERY_OFFSET,
     ROUTE,
     TOPIC,
+    UNLOCK,
     UNREGISTER,
     UPDATE_OFFSET,
     reply_pull,
@@ -217,6 +231,40 @@ def test_a_change_of_members_is_acted_upon_at_once(make_cluster: MakeCluster, ma
     assert mine.has(b"mine")
 
 
+@pytest.mark.behaviour("LC-06")
+def test_a_suspended_consumer_neither_pulls_nor_rebalances_until_it_is_resumed(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    cluster = make_cluster()
+    mine = make_consumer(cluster)
+    assert eventually(cluster.held_pulls)
+    mine.consumer.suspend()
+    cluster.store(b"under way")  # brought by the pull that the broker holds
+    assert mine.has(b"under way")
+    rebalances = cluster.broker.count(MEMBERS)
+    cluster.store(b"later")
+    for peer in cluster.broker.open_peers():
+        peer.send(encode_ask(NOTIFY, fields={"consumerGroup": GROUP}, oneway=True))
+    assert stays(lambda: mine.bodies() == [b"under way"] and cluster.broker.count(MEMBERS) == rebalances, 2)
+    mine.consumer.resume()
+    assert mine.has(b"later")
+    assert eventually(lambda: cluster.broker.count(MEMBERS) > rebalances)
+
+
+@pytest.mark.behaviour("LC-07")
+@pytest.mark.parametrize("model", MessageModel)
+def test_a_consumer_subscribes_to_its_retry_topic_unless_it_is_broadcasting(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer, tmp_path: Path, model: MessageModel
+) -> None:
+    cluster = make_cluster()
+    make_consumer(cluster, message_model=model, local_offset_store_dir=str(tmp_path))
+    first = next(seen for seen in cluster.broker.seen if seen.code == HEARTBEAT)
+    [told] = json.loads(first.body)["consumerDataSet"]
+    retry = [f"%RETRY%{GROUP}"] if model is MessageModel.CLUSTERING else []
+    assert sorted(each["topic"] for each in told["subscriptionDataSet"]) == [*retry, TOPIC]
+    assert (told["messageModel"], told["consumeType"]) == (model.value, "CONSUME_PASSIVELY")
+
+
 def test_a_notice_while_joining_does_not_rebalance_before_every_broker_has_heard_of_the_member(
     make_cluster: MakeCluster, make_consumer: MakeConsumer
 ) -> None:
@@ -294,6 +342,34 @@ def test_another_expression_while_running_is_told_before_pulls_name_it(
 
     assert eventually(pulled_by_the_new_one)
     assert refused == []
+
+
+@pytest.mark.behaviour("LC-08")
+def test_topics_come_and_go_while_it_runs_also_by_its_own_listener(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    def change(msg: MessageExt) -> None:
+        if msg.body == b"subscribe":
+            mine.consumer.subscribe("second")
+        elif msg.body == b"unsubscribe":
+            mine.consumer.unsubscribe("second")
+
+    cluster = make_cluster()
+    cluster.routes["second"] = cluster.route(1, "second")
+    cluster.store(b"of the second", topic="second")
+    mine = make_consumer(cluster, change)
+    cluster.store(b"subscribe")
+    assert mine.has(b"of the second")
+    cluster.store(b"unsubscribe")
+    assert mine.has(b"unsubscribe")
+    for peer in cluster.broker.open_peers():  # its queues go at the next rebalance
+        peer.send(encode_ask(NOTIFY, fields={"consumerGroup": GROUP}, oneway=True))
+    assert eventually(lambda: cluster.committed.get((GROUP, "second", "broker-a", 0)) == 1)
+    assert eventually(lambda: all(mq.topic != "second" for mq in mine.consumer.windows()))
+    cluster.store(b"for nobody", topic="second")
+    cluster.store(b"last")
+    assert mine.has(b"last")
+    assert stays(lambda: b"for nobody" not in mine.bodies(), 0.5)
 
 
 def test_a_flood_of_notifications_costs_one_rebalance_a_second(
@@ -646,6 +722,30 @@ def test_shutdown_while_the_broker_vanishes(make_cluster: MakeCluster, make_cons
     mine.consumer.shutdown()
     join(stopping)
     assert mine.consumer.state is ServiceState.SHUTDOWN_ALREADY
+
+
+@pytest.mark.behaviour("QL-05")
+def test_an_orderly_consumer_that_ends_commits_then_unlocks_then_leaves(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    cluster.scripts[LOCK] = lambda peer, seen: peer.reply(
+        seen, body=json.dumps({"lockOKMQSet": json.loads(seen.body)["mqSet"]}).encode()
+    )
+    cluster.store(b"x")
+    got: list[MessageExt] = []
+
+    def consume(msgs: Messages, context: ConsumeOrderlyContext) -> ConsumeOrderlyStatus:
+        got.extend(msgs)
+        return ConsumeOrderlyStatus.SUCCESS
+
+    consumer = DefaultMQPushConsumer(
+        GROUP, namesrv_addr=cluster.address, consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET
+    )
+    consumer.subscribe(TOPIC)
+    consumer.register_message_listener(MessageListenerOrderly(consume))
+    with consumer:
+        assert eventually(lambda: got)
+    last = [seen.code for seen in cluster.broker.seen if seen.code in (UPDATE_OFFSET, UNLOCK, UNREGISTER)]
+    assert last[-3:] == [UPDATE_OFFSET, UNLOCK, UNREGISTER]
 
 
 def test_shutdown_from_the_listener(make_cluster: MakeCluster, make_consumer: MakeConsumer) -> None:

@@ -5,6 +5,8 @@ import logging
 import pytest
 
 from rocketmq_py.consumer.consumer_stats_manager import NOTED_MAX, ConsumerStatsManager, StatsSnapshot
+from rocketmq_py.consumer.process_queue import ProcessQueue
+from rocketmq_py.model.message import MessageConst
 from rocketmq_py.model.results import (
     ConsumeConcurrentlyContext,
     ConsumeConcurrentlyStatus,
@@ -14,7 +16,7 @@ from rocketmq_py.model.results import (
 )
 from rocketmq_py.model.running_info import ConsumeStatus
 from rocketmq_py.testing import ManualRuntime
-from tests.unit.support import GROUP, LATER, SUCCESS, TOPIC, Core, mq
+from tests.unit.support import GROUP, LATER, RETRY_TOPIC, SUCCESS, TOPIC, Core, message, mq
 
 LOGGER = "rocketmq_py.consumer.consumer_stats_manager"
 
@@ -90,6 +92,16 @@ def test_a_listener_time_whose_minute_is_0_is_taken_from_the_hour() -> None:
     assert (rig.status().consume_rt, rig.status().pull_rt) == (0, 0)
     rig.runtime.advance(530_000)
     assert (rig.status().consume_rt, rig.status().pull_rt) == (40.0, 0)
+
+
+@pytest.mark.behaviour("ST-04")
+def test_so_is_one_of_calls_that_took_no_time() -> None:
+    rig = Rig()
+    rig.stats.inc_consume_rt(40)
+    rig.runtime.advance(600_000)
+    rig.stats.inc_consume_rt(0)
+    rig.runtime.advance(10_000)
+    assert rig.status().consume_rt == 40.0
 
 
 @pytest.mark.behaviour("ST-04")
@@ -279,3 +291,22 @@ def test_an_orderly_call_counts_its_time_and_its_messages_unless_it_commits_or_r
     status = core.stats_manager.consume_status(GROUP, TOPIC)
     assert status.consume_rt == 20.0
     assert (status.consume_ok_tps * 10, status.consume_failed_tps * 10) == (ok, failed)
+
+
+@pytest.mark.behaviour("ST-05", "ST-08")
+@pytest.mark.parametrize("orderly", [False, True])
+def test_retried_messages_count_for_the_retry_topic_whatever_topic_they_show(orderly: bool) -> None:
+    def listener(msgs: Messages, context: ConsumeOrderlyContext) -> ConsumeOrderlyStatus:
+        return ConsumeOrderlyStatus.SUCCESS
+
+    core = Core(orderly=listener) if orderly else Core()
+    queue = ProcessQueue(core.clock)
+    queue.note_locked(core.clock.monotonic_ms())
+    msgs = [message(0, topic=RETRY_TOPIC, properties={MessageConst.RETRY_TOPIC: TOPIC})]
+    queue.put_message(msgs)
+    service = core.orderly_service if orderly else core.service
+    service.submit_consume_request(msgs, queue, mq(0, RETRY_TOPIC), True)
+    assert msgs[0].topic == TOPIC
+    core.runtime.advance(10_000)
+    assert core.stats_manager.consume_status(GROUP, RETRY_TOPIC).consume_ok_tps > 0
+    assert core.stats_manager.consume_status(GROUP, TOPIC) == ConsumeStatus()

@@ -267,6 +267,29 @@ def test_a_lock_that_comes_back_is_not_held_while_the_offset_cannot_be_asked_for
 
 
 @pytest.mark.behaviour("QL-04")
+def test_a_broker_that_locks_but_does_not_tell_offsets_is_asked_once_per_round() -> None:
+    asked: list[MessageQueue] = []
+
+    class Silent(Broker):
+        def query_consumer_offset(self, group: str, mq: MessageQueue, timeout_ms: int) -> int | None:
+            if core.windows:
+                asked.append(mq)
+                raise RequestTimeoutError("no answer")
+            return super().query_consumer_offset(group, mq, timeout_ms)
+
+    core = Core(orderly=lambda msgs, context: ConsumeOrderlyStatus.SUCCESS, broker=Silent(), queues=1)
+    core.begin()
+    window = core.windows[mq(0)]
+    assert core.rebalance.locks is not None
+    others = {mq(number): ProcessQueue(core.clock) for number in (1, 2)}
+    run_out(core)
+    others[mq(2)].note_locked(core.clock.monotonic_ms())
+    asked.clear()
+    assert core.rebalance.locks.lock({mq(0): window, **others}) == {mq(2)}
+    assert asked == [mq(0)]
+
+
+@pytest.mark.behaviour("QL-04")
 def test_while_a_lock_has_run_out_nothing_of_its_queue_is_committed_and_nothing_forgotten() -> None:
     core, _ = orderly(queues=1)
     core.begin()
@@ -289,6 +312,19 @@ def test_an_offset_that_the_broker_does_not_have_is_mended_under_the_lock_only()
     core.begin()
     core.rebalance.correct_offset(PullRequest(mq(0), core.windows[mq(0)], 7))
     assert broker.done[1:] == ["commit 0 7", "commit 0 7", "unlock [0] oneway"]
+
+
+@pytest.mark.behaviour("PL-08", "OS-02")
+def test_a_result_that_comes_while_an_offset_is_mended_changes_nothing() -> None:
+    class Late(Broker):
+        def update_consumer_offset(self, group: str, mq: MessageQueue, offset: int) -> None:
+            super().update_consumer_offset(group, mq, offset)
+            core.store.update_offset(mq, 50, increase_only=True)
+
+    core = Core(broker=(broker := Late()))
+    core.begin()
+    core.rebalance.correct_offset(PullRequest(mq(0), core.windows[mq(0)], 7))
+    assert broker.done == ["commit 0 7", "commit 0 7"]
 
 
 # Giving queues up.

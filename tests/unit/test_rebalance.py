@@ -598,6 +598,15 @@ def test_limits_of_the_topic_are_spread_over_the_queues_owned_at_least_1_each(
 
 
 @pytest.mark.behaviour("RB-10")
+def test_the_queues_of_all_topics_share_the_limits() -> None:
+    core = Core(queues=2, pull_threshold_for_topic=100)
+    core.rebalance.subscribe(build_subscription_data("other", "*", 1))
+    core.rebalance.update_topic_subscribe_info("other", [mq(0, "other"), mq(1, "other")])
+    core.begin()
+    assert core.config.pull_threshold_for_queue == 25
+
+
+@pytest.mark.behaviour("RB-10")
 def test_without_limits_of_the_topic_those_of_the_queue_stay() -> None:
     core = Core(queues=4)
     core.begin()

@@ -11,7 +11,7 @@ from rocketmq_py.model.results import (
     ConsumeOrderlyStatus,
     Messages,
 )
-from tests.unit.support import GROUP, ME, OTHER, SUCCESS, TOPIC, Core, mq, offsets, succeed
+from tests.unit.support import GROUP, ME, OTHER, SUCCESS, TOPIC, Core, messages, mq, offsets, succeed
 
 
 def reset_of(core: Core) -> OffsetReset:
@@ -48,6 +48,15 @@ def test_a_reset_queue_is_dropped_and_its_new_offset_is_at_the_broker_at_once() 
     assert window.dropped
     assert window.msg_count == 0
     assert rig.stored(0) == 3
+
+
+@pytest.mark.behaviour("RO-01")
+def test_what_a_reset_queue_held_is_forgotten() -> None:
+    rig = Rig()
+    window = rig.core.windows[mq(0)]
+    window.put_message(messages(10, 11))
+    rig.reset(TOPIC, {mq(0): 3})
+    assert (window.msg_count, window.has_temp_message()) == (0, False)
 
 
 @pytest.mark.behaviour("RO-02")

@@ -102,6 +102,7 @@ def test_an_empty_body_is_not_decompressed_as_in_java() -> None:
     assert message.body == b""
 
 
+@pytest.mark.behaviour("PL-19")
 def test_a_compressed_inner_batch_is_decompressed_and_unwrapped() -> None:
     parts = [BatchPart(b"one", 1, {"TAGS": "a"}), BatchPart(b"two", 2, {})]
     body = compress(encode_batch(parts), MessageSysFlag.COMPRESSION_ZLIB)
