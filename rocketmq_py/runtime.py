@@ -241,7 +241,7 @@ class _WorkerPool(Generic[T]):
         while not isinstance(item := get(), _Stop):
             try:
                 run(item)
-            except Exception:  # noqa: BLE001 - border: a task's error must not cost the worker
+            except BaseException:  # noqa: BLE001 - border: what a task raises, sys.exit() too, must not cost the worker
                 _log.exception("task in a worker pool failed")
 
     def submit(self, item: T) -> bool:
@@ -337,7 +337,7 @@ class _Scheduler:
             due_ms, period_ms, job = taken
             try:
                 job()
-            except Exception:  # noqa: BLE001 - border: a periodic job must survive its own errors
+            except BaseException:  # noqa: BLE001 - border: a periodic job must survive its own errors
                 _log.exception("scheduled job failed")
             if period_ms is not None:
                 self._add(due_ms + period_ms, period_ms, job)

@@ -261,7 +261,7 @@ class TransactionMQProducer(DefaultMQProducer):
         msg._topic = names.without_namespace(self.namespace, msg.topic)
         try:
             state = self._state(listener.check_local_transaction(msg), msg.msg_id)
-        except Exception as error:  # noqa: BLE001 - border: the listener is the user's code
+        except BaseException as error:  # noqa: BLE001 - border: the listener is the user's code
             _log.exception("checking the local transaction of message %s failed, the broker will ask again", msg.msg_id)
             remark = f"checkLocalTransactionState Exception: {error!r}"
         asked = request.ext_fields

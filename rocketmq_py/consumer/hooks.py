@@ -98,7 +98,7 @@ def run_filter(
     for hook in hooks:
         try:
             hook.filter_message(context)
-        except Exception:  # noqa: BLE001 - border: a hook is the user's code
+        except BaseException:  # noqa: BLE001 - border: a hook is the user's code, no thread may end by it
             _log.warning("filter message hook %r failed", hook, exc_info=True)
     left = {id(msg) for msg in context.msg_list}
     return [msg for msg in msgs if id(msg) in left]
@@ -121,5 +121,5 @@ def _guarded(
 ) -> None:
     try:
         call(context)
-    except Exception:  # noqa: BLE001 - border: a hook is the user's code
+    except BaseException:  # noqa: BLE001 - border: a hook is the user's code, no thread may end by it
         _log.warning("consume message hook %r failed", hook, exc_info=True)

@@ -294,7 +294,7 @@ class RebalanceImpl:
                 return False
             try:
                 balanced = self._rebalance_by_topic(topic) and balanced
-            except Exception as error:  # noqa: BLE001 - border: a user's strategy; one topic must not stop the others
+            except BaseException as error:  # noqa: BLE001 - border: a user's strategy; one topic must not stop the others
                 self._warnings.warning(
                     ("rebalance", topic), "group %s: rebalance of %s failed, it is tried again: %s",
                     self._group, topic, error, with_traceback=not isinstance(error, RocketMQError),
@@ -515,7 +515,7 @@ class RebalanceImpl:
         if config.message_queue_listener is not None:
             try:
                 config.message_queue_listener(topic, known, mine)
-            except Exception:  # noqa: BLE001 - border: the user's code
+            except BaseException:  # noqa: BLE001 - border: the user's code
                 _log.exception("group %s: the message queue listener failed for topic %s", self._group, topic)
 
     def _announce(self) -> None:

@@ -54,6 +54,6 @@ class RebalanceService:
             balanced = False
             try:
                 balanced = self._do_rebalance()
-            except Exception:  # noqa: BLE001 - border: the thread must survive
+            except BaseException:  # noqa: BLE001 - border: the thread must survive, also a strategy's sys.exit()
                 _log.exception("rebalance failed")
             wait_ms = WAIT_INTERVAL_MS if balanced else MIN_INTERVAL_MS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from rocketmq_py.errors import IllegalStateError, RequestTimeoutError, TooManyRequestsError
+from rocketmq_py.errors import ClientError, IllegalStateError, RequestTimeoutError, TooManyRequestsError
 from rocketmq_py.model.config import ProducerConfig
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import SendResult
@@ -151,6 +151,9 @@ class AsyncSender:
                 self._sender.send_async(send.sending, retries, lambda outcome: self._end(send, outcome))
         except Exception as error:  # noqa: BLE001 - border: a selector and a hook are the user's code
             self._end(send, error)
+        except BaseException as error:  # sys.exit() and the like: the send has ended all the same
+            self._end(send, ClientError(f"a selector or a hook ended with {error!r}"))
+            raise
 
     def _end(self, send: _AsyncSend, outcome: SendResult | Exception) -> None:
         """Have hooks and callback told on a callback thread, the first time; later ends are dropped."""

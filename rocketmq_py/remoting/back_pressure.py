@@ -45,14 +45,23 @@ class BackPressure:
                 return False
             waiter = _Waiter(self._make_event(), size)
             self._waiting.append(waiter)
-        waiter.granted.wait(timeout_ms)
+        try:
+            waiter.granted.wait(timeout_ms)
+        except BaseException:  # Ctrl-C
+            if not self._leave(waiter):
+                self.release(size)
+            raise
+        return not self._leave(waiter)
+
+    def _leave(self, waiter: _Waiter) -> bool:
+        """Wait no more; False: it was let in, perhaps just now."""
         with self._lock:
-            if waiter not in self._waiting:  # let in, perhaps just now
-                return True
+            if waiter not in self._waiting:
+                return False
             self._waiting.remove(waiter)
             granted = self._grant()
         _wake(granted)
-        return False
+        return True
 
     def release(self, size: int) -> None:
         """Give back what ``acquire`` took."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rocketmq_py.clock import Clock
-from rocketmq_py.errors import ConnectError, ProtocolError, RequestTimeoutError, RocketMQError
+from rocketmq_py.errors import ClientError, ConnectError, ProtocolError, RequestTimeoutError, RocketMQError
 from rocketmq_py.remoting.frame import RESTING_BYTES, FrameReader, RemotingCommand
 from rocketmq_py.remoting.tls import TlsSession
 from rocketmq_py.runtime import Mutex, Runtime, Thread
@@ -47,7 +47,7 @@ class PendingCall:
         """Tell the caller; its errors are logged."""
         try:
             self.on_error(error)
-        except Exception:  # noqa: BLE001 - border: one caller's error must not keep the others waiting
+        except BaseException:  # noqa: BLE001 - border: one caller's error must not keep the others waiting
             _log.exception("a callback for a failed request failed itself")
 
 
@@ -250,10 +250,10 @@ class Connection:
             return
         try:
             call.on_reply(command)
-        except Exception as error:  # noqa: BLE001 - border: a bad answer fails its request, not the connection
+        except BaseException as error:  # noqa: BLE001 - border: a bad answer fails its request, not the connection
             if not isinstance(error, RocketMQError):
                 _log.exception("handling an answer of %s failed", self.address)
-            call.fail(error)
+            call.fail(error if isinstance(error, Exception) else ClientError(f"a callback ended with {error!r}"))
 
     def expire(self, now_ms: int) -> bool:
         """Fail the calls whose time is over; late answers to them are dropped.
@@ -397,7 +397,7 @@ class IoLoop:
         except (OSError, EOFError) as error:
             _log.info("connection to %s ended: %s", connection.address, error)
             self._close(connection, f"{error}{connection.hint}")
-        except Exception:  # noqa: BLE001 - border: one connection's fault must not stop the others
+        except BaseException:  # noqa: BLE001 - border: one connection's fault must not stop the others
             _log.exception("connection to %s failed", connection.address)
             self._close(connection, "internal error, see the log")
 

@@ -77,3 +77,21 @@ def test_one_that_gives_up_lets_those_behind_it_pass(make_pressure: MakePressure
     pressure.release(90)
     pressure.release(5)
     assert pressure.acquire(100, 0)
+
+
+@pytest.mark.behaviour("PR-08")
+@pytest.mark.parametrize("let_in", [False, True])
+def test_one_whose_waiting_is_interrupted_takes_no_place(let_in: bool) -> None:
+    class Interrupted(type(ThreadRuntime().event())):  # type: ignore[misc]
+        def wait(self, timeout_ms: int) -> bool:
+            if let_in:
+                pressure.release(90)
+            raise KeyboardInterrupt
+
+    pressure = BackPressure(Interrupted, 1, 100)
+    assert pressure.acquire(90, 0)
+    with pytest.raises(KeyboardInterrupt):
+        pressure.acquire(50, 1_000)
+    if not let_in:
+        pressure.release(90)
+    assert pressure.acquire(100, 0)

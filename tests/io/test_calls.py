@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import sys
 import threading
 import time
 from typing import Any
@@ -200,10 +201,10 @@ def test_garbage_closes_the_connection_fails_what_is_in_flight_and_the_next_requ
     name: str, make_server: MakeServer, make_client: MakeClient
 ) -> None:
     def garbage(peer: Peer, seen: Seen) -> None:
-        if peer.number == 0:
-            peer.send(GARBAGE[name])
-        else:
+        if peer.number > 0:
             peer.reply(seen, body=b"good")
+        elif len(peer.seen) == 2:  # both requests are in flight
+            peer.send(GARBAGE[name])
 
     server, client = make_server(garbage), make_client()
     outcome = begin(client, server)
@@ -357,6 +358,27 @@ def test_a_callback_that_raises_costs_its_own_request_only(make_server: MakeServ
     client.invoke_async((server.address, CONTROL_LANE), request(), TIMEOUT_MS, bad, errors.append)
     assert eventually(lambda: errors)
     assert isinstance(errors[0], ProtocolError)
+    assert ask(client, server, b"alive") == b"alive"
+    assert len(server.peers) == 1
+
+
+def test_a_callback_that_wants_to_end_the_process_does_not_end_the_io_thread(
+    make_server: MakeServer, make_client: MakeClient
+) -> None:
+    server, client = make_server(answer_ok), make_client()
+    errors: list[Exception] = []
+
+    def leaves(reply: RemotingCommand) -> None:
+        sys.exit("mine")
+
+    def leaves_again(error: Exception) -> None:
+        errors.append(error)
+        sys.exit("mine")
+
+    ask(client, server)
+    client.invoke_async((server.address, CONTROL_LANE), request(), TIMEOUT_MS, leaves, leaves_again)
+    assert eventually(lambda: errors)
+    assert "SystemExit('mine')" in str(errors[0])
     assert ask(client, server, b"alive") == b"alive"
     assert len(server.peers) == 1
 

@@ -38,7 +38,7 @@ class Listener:
         return self._answer()
 
     def _answer(self) -> Any:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
@@ -186,6 +186,20 @@ def test_a_question_is_answered_by_what_the_listener_says(
     assert (listener.checked[0].body, listener.checked[0].transaction_id) == (b"half", "the-id")
     failed = isinstance(answer, Exception)
     assert end.remark == ("checkLocalTransactionState Exception: ValueError('no')" if failed else None)
+
+
+@pytest.mark.behaviour("TX-02")
+def test_a_listener_that_wants_to_end_the_process_does_not_know_and_is_asked_again(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+    producer = start(make_producer, cluster, Listener(SystemExit("no")))
+    producer.send(Message(TOPIC, b"connects"))
+    ask(cluster)
+    assert eventually(lambda: len(ends(cluster)) == 1)
+    ask(cluster)
+    assert eventually(lambda: len(ends(cluster)) == 2)
+    assert {end.fields["commitOrRollback"] for end in ends(cluster)} == {"0"}
 
 
 @pytest.mark.behaviour("TX-05")

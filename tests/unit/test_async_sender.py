@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 from rocketmq_py import IllegalStateError, MessageQueue, SendCallback, SendResult, SendStatus
 from rocketmq_py.errors import ConnectError
 from rocketmq_py.model.config import ProducerConfig
-from rocketmq_py.remoting.async_sender import AsyncSender
+from rocketmq_py.remoting.async_sender import AsyncSender, ChooseQueue
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.outgoing_message import OutgoingMessage
 from rocketmq_py.testing import ManualRuntime
@@ -42,9 +43,9 @@ class Rig:
         self.sender = AsyncSender(cast("MessageSender", self.network), ProducerConfig(), self.runtime)
         self.told: list[Any] = []
 
-    def send(self) -> None:
+    def send(self, choose_queue: ChooseQueue = lambda: None) -> None:
         message = OutgoingMessage("topic", b"body", 0, {})
-        self.sender.send(message, SendCallback(self.told.append, self.told.append), 3_000, lambda: None)
+        self.sender.send(message, SendCallback(self.told.append, self.told.append), 3_000, choose_queue)
 
 
 @pytest.mark.behaviour("PR-12")
@@ -84,3 +85,13 @@ def test_what_waited_too_long_for_a_thread_is_not_sent() -> None:
     senders.run_all()
     assert len(rig.network.sent) == 1
     assert str(rig.told[0]) == "sending to topic topic: no time was left"
+
+
+@pytest.mark.behaviour("PR-12")
+def test_a_selector_that_wants_to_end_the_process_ends_its_send() -> None:
+    rig = Rig()
+    with pytest.raises(SystemExit):  # the thread of a pool survives it
+        rig.send(sys.exit)
+    (error,) = rig.told
+    assert "SystemExit()" in str(error)
+    assert rig.network.sent == []

@@ -634,9 +634,9 @@ def test_after_shutdown_no_offset_is_asked_for() -> None:
 class Remove:
     """Takes messages out by offset, then fails if it is to."""
 
-    def __init__(self, *offsets_: int, fails: bool = False) -> None:
+    def __init__(self, *offsets_: int, error: BaseException | None = None) -> None:
         self._offsets = offsets_
-        self._fails = fails
+        self._error = error
         self.contexts: list[FilterMessageContext] = []
 
     def hook_name(self) -> str:
@@ -645,8 +645,8 @@ class Remove:
     def filter_message(self, context: FilterMessageContext) -> None:
         self.contexts.append(context)
         context.msg_list[:] = [msg for msg in context.msg_list if msg.queue_offset not in self._offsets]
-        if self._fails:
-            raise ValueError("oops")
+        if self._error is not None:
+            raise self._error
 
 
 @pytest.mark.behaviour("FI-05")
@@ -654,14 +654,14 @@ def test_filter_hooks_take_messages_out_after_the_tags_and_their_errors_change_n
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pulling = Pulling("A", unit_mode=True)
-    first, second = Remove(10, fails=True), Remove(12)
+    first, second = Remove(10, error=ValueError("oops")), Remove(12, error=SystemExit("oops"))
     pulling.filter_hooks += [first, second]
     msgs = [message(10, tags="A"), message(11, tags="A"), message(12, tags="A"), message(13, tags="B")]
     pulling.pull_and_get(PullStatus.FOUND, 14, *msgs)
     assert pulling.consumed == [[11]]
     assert pulling.window.offsets()[0] == [11]
     assert pulling.next_pulls == ([14], [])
-    assert "filter message hook" in caplog.text
+    assert caplog.text.count("filter message hook") == 2
     (context,) = first.contexts
     assert (context.consumer_group, context.mq, context.unit_mode) == (GROUP, pulling.mq, True)
 

@@ -92,7 +92,7 @@ class Rebalancing:
         self.start_ms = self.plan.now_ms
         self.rebalanced_at: list[int] = []
         self.balanced = True
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.takes_ms = 0
         self.service = RebalanceService(self.plan, self._do_rebalance)
 
@@ -163,9 +163,12 @@ def test_a_wake_up_during_a_rebalance_is_not_lost() -> None:
 
 
 @pytest.mark.behaviour("RS-03")
-def test_an_error_does_not_end_it_and_is_tried_again_after_a_second(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ValueError("mine"), SystemExit("mine")], ids=repr)
+def test_an_error_does_not_end_it_and_is_tried_again_after_a_second(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     rebalancing = Rebalancing()
-    rebalancing.error = ValueError("mine")
+    rebalancing.error = error
     rebalancing.wake_at(0)
     assert rebalancing.run_for(2_500) == [0, 1_000, 2_000]
     assert "rebalance failed" in caplog.text

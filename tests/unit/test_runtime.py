@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ class Work:
             assert self.go_on.wait(BOUND_S)
         if item == "raise":
             raise ValueError("mine")
+        if item == "exit":
+            sys.exit("mine")
         if item == "shut down":
             assert self.pool is not None
             self.answer = self.pool.shutdown(BOUND_MS)
@@ -195,12 +198,13 @@ def test_the_only_worker_that_shuts_its_own_pool_down_does_not_claim_that_queued
 @pytest.mark.behaviour("RN-04")
 def test_an_error_of_an_item_is_logged_and_costs_no_worker(work: Work, caplog: pytest.LogCaptureFixture) -> None:
     pool = ThreadRuntime().worker_pool("pool-error-", 1, work.run)
-    for item in ("raise", 1, "raise", 2):
+    for item in ("raise", 1, "exit", 2):
         pool.submit(item)
     assert pool.shutdown(BOUND_MS) is True
     assert work.done == [1, 2]
     assert caplog.text.count("task in a worker pool failed") == 2
     assert "ValueError: mine" in caplog.text
+    assert "SystemExit: mine" in caplog.text
 
 
 # Schedulers.
@@ -213,6 +217,7 @@ class Jobs:
         self.clock = ManualClock()
         self.scheduler: Scheduler = ThreadRuntime(self.clock).scheduler(name)
         self.ran: list[object] = []
+        self.error: BaseException = ValueError("mine")
         self.holding = threading.Event()
         self.released = threading.Event()
         self.finished = threading.Event()
@@ -230,7 +235,7 @@ class Jobs:
 
     def fail(self) -> None:
         self.ran.append("failed")
-        raise ValueError("mine")
+        raise self.error
 
     def release(self, after_ms: int) -> None:
         """Let time pass, and wait until everything due then has run."""
@@ -281,8 +286,10 @@ def test_a_fixed_rate_keeps_its_times_and_survives_its_own_errors(caplog: pytest
 
 
 @pytest.mark.behaviour("RN-06")
-def test_an_error_of_one_job_does_not_stop_the_others() -> None:
+@pytest.mark.parametrize("error", [ValueError("mine"), SystemExit("mine")], ids=repr)
+def test_an_error_of_one_job_does_not_stop_the_others(error: BaseException) -> None:
     jobs = Jobs("scheduler-error")
+    jobs.error = error
     jobs.hold()
     jobs.scheduler.schedule(1, jobs.fail)
     jobs.add(2, "next")
