@@ -164,7 +164,9 @@ class MQClientInstance:
         self.pulls = PullMessageService(runtime)
         self._rebalance_service = RebalanceService(runtime, self._do_rebalance)
         self._timers = runtime.scheduler("MQClientFactoryScheduledThread")
-        self.request_futures = RequestFutureHolder(runtime.clock, self._timers)
+        self.request_futures = RequestFutureHolder(
+            runtime.clock, lambda: runtime.scheduler("RequestHouseKeepingService")
+        )
         self._timers.schedule_at_fixed_rate(
             FIRST_ROUTE_REFRESH_MS, config.poll_name_server_interval, self._refresh_routes
         )
@@ -535,6 +537,7 @@ class MQClientInstance:
         self._ended = True
         self.pulls.shutdown()
         self._timers.shutdown()
+        self.request_futures.shutdown()
         self._rebalance_service.shutdown()
         self.processor.shutdown()
         self._remoting.shutdown()

@@ -49,15 +49,17 @@ class RequestFutureHolder:
     Lock: ``_lock`` guards the table; whoever waits is told without it.
 
     Args:
-        timers: looks for requests whose time is over, from the first request on.
+        make_timers: makes what looks for requests whose time is over, at the first request: a thread of its own, which
+            no silent server holds up.
     """
 
-    def __init__(self, clock: Clock, timers: Scheduler) -> None:
+    def __init__(self, clock: Clock, make_timers: Callable[[], Scheduler]) -> None:
         self._clock = clock
-        self._timers = timers
+        self._make_timers = make_timers
+        self._timers: Scheduler | None = None
+        self._closed = False
         self._lock = Mutex()
         self._futures: dict[str, _Future] = {}
-        self._expires = False
 
     def put(self, correlation_id: str, timeout_ms: int, owner: object, settle: Settle) -> None:
         """Await a reply.
@@ -76,9 +78,17 @@ class RequestFutureHolder:
             if len(self._futures) >= REQUESTS_MAX:
                 raise TooManyRequestsError(f"{REQUESTS_MAX} requests of this client await their replies already")
             self._futures[correlation_id] = _Future(deadline_ms, owner, settle)
-            first, self._expires = not self._expires, True
-        if first:
-            self._timers.schedule_at_fixed_rate(EXPIRY_PERIOD_MS, EXPIRY_PERIOD_MS, self._expire)
+            if self._timers is None and not self._closed:
+                self._timers = self._make_timers()
+                self._timers.schedule_at_fixed_rate(EXPIRY_PERIOD_MS, EXPIRY_PERIOD_MS, self._expire)
+
+    def shutdown(self) -> None:
+        """Look for overdue requests no more."""
+        with self._lock:
+            self._closed = True
+            timers = self._timers
+        if timers is not None:
+            timers.shutdown()
 
     def remove(self, correlation_id: str) -> None:
         """Await it no more."""

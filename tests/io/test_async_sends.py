@@ -32,7 +32,7 @@ from rocketmq_py.model.producer_hooks import (
 )
 from rocketmq_py.remoting.message_codec import decompress
 from tests.io.calls import in_threads, join
-from tests.io.cluster import MAX_OFFSET, SEND_V2, TOPIC, Script, reply_sent, route
+from tests.io.cluster import MAX_OFFSET, ROUTE, SEND_V2, TOPIC, Script, reply_sent, route
 from tests.io.conftest import MakeCluster, MakeProducer
 from tests.io.server import Peer, Seen, Server, eventually, free_port, stays
 
@@ -569,6 +569,27 @@ def test_a_request_that_cannot_be_sent_is_an_error_of_the_send(
             producer.request_async(message(), RequestCallback(), wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="a request is one Message"):
         producer.request([message()], 10_000)  # type: ignore[arg-type]
+
+
+@pytest.mark.behaviour("RR-04")
+def test_a_request_times_out_while_a_name_server_is_silent(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+    producer = make_producer(cluster, poll_name_server_interval=1_000, mq_client_api_timeout=30_000)
+    producer.send(message())
+    silent = threading.Event()
+
+    def ignore(peer: Peer, seen: Seen) -> bool:
+        silent.set()
+        return True
+
+    cluster.scripts[ROUTE] = ignore
+    assert silent.wait(10)
+    told: list[Any] = []
+    producer.request_async(message(), RequestCallback(told.append, told.append), 300)
+    assert eventually(lambda: told)
+    assert isinstance(told[0], RequestTimeoutError)
 
 
 @pytest.mark.behaviour("RR-04")

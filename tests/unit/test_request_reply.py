@@ -29,7 +29,7 @@ FIELDS = {
 class Rig:
     def __init__(self) -> None:
         self.runtime = ManualRuntime()
-        self.holder = RequestFutureHolder(self.runtime.clock, self.runtime.scheduler("timers"))
+        self.holder = RequestFutureHolder(self.runtime.clock, lambda: self.runtime.scheduler("timers"))
         self.told: dict[str, MessageExt | Exception] = {}
 
     def put(self, id_: str, timeout_ms: int = 10_000, owner: object = "owner") -> None:
