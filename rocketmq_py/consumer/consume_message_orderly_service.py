@@ -240,7 +240,7 @@ class ConsumeMessageOrderlyService:
         if not goes_on:
             self._submit_later(queue, mq, self._suspend_ms(context))
         offset = queue.commit() if commits else NO_OFFSET
-        if offset >= 0 and not queue.dropped:
+        if offset >= 0 and (not queue.dropped or queue.giving_up):
             self._offset_store.update_offset(mq, offset, increase_only=False)
         return goes_on
 

@@ -92,6 +92,8 @@ class ProcessQueue:
 
     Attributes:
         dropped: the queue was taken away: nothing of it is consumed or committed any more. Never cleared again.
+        giving_up: dropped because another member is to have it: the answer of the orderly call under way still counts,
+            and is committed before the queue is unlocked.
         locked: the broker's lock is believed to be held (orderly consumption).
         last_lock_timestamp: ms of ``Clock.lease_ms`` at which the lock was last asked for and then granted.
         consume_lock: held while an orderly listener has messages and its answer is carried out, and while the queue is
@@ -122,6 +124,7 @@ class ProcessQueue:
         now = self._now_ms()
         self.last_consume_timestamp = now
         self.dropped = False
+        self.giving_up = False
         self.consume_lock = consume_lock or ThreadRuntime().lock()
         self.locked = False
         self.last_lock_timestamp = self._lease_ms()

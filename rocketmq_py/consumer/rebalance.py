@@ -238,12 +238,15 @@ class RebalanceImpl:
                 del self._process_queues[mq]
 
     def _give_up(self, mq: MessageQueue, queue: ProcessQueue, wait_ms: int) -> bool:
-        """Commit and forget the offset of a dropped window, and unlock its queue.
+        """Drop a window, commit and forget its offset, and unlock its queue.
 
-        False: its orderly listener is still at work; nothing was done.
+        False: its orderly listener is still at work; nothing was done but that no further call is begun.
 
         Behaviour: RB-14, RB-15. Source: RebalancePushImpl.removeUnnecessaryMessageQueue, tryRemoveOrderMessageQueue.
         """
+        if not queue.dropped:
+            queue.giving_up = self.locks is not None
+            queue.dropped = True
         if self.locks is None:
             self._persist_and_forget_offset(mq)
             _log.info("group %s: gave up %s", self._group, mq)
@@ -254,6 +257,7 @@ class RebalanceImpl:
             queue.try_unlock_times += 1
             _log.info("group %s: %s is still being consumed, it is given up later", self._group, mq)
             return False
+        queue.giving_up = False
         try:
             if self.may_commit(queue):
                 self._offset_store.persist(mq)
@@ -407,7 +411,6 @@ class RebalanceImpl:
                 continue
             if mq in mine and not queue.dropped:
                 _log.warning("[BUG] group %s: nobody pulled %s for long, it is started again", self._group, mq)
-            queue.dropped = True
             if self._give_up(mq, queue, CONSUME_LOCK_WAIT_MS):
                 self._forget(mq, queue)
                 changed = True
@@ -538,9 +541,7 @@ class RebalanceImpl:
         """Give up queues of topics no longer subscribed. Java does not commit their offsets (deviations)."""
         topics = set(self.topics())
         for mq, queue in self.windows():
-            if mq.topic not in topics:
-                queue.dropped = True
-                if self._give_up(mq, queue, CONSUME_LOCK_WAIT_MS):
-                    self._forget(mq, queue)
+            if mq.topic not in topics and self._give_up(mq, queue, CONSUME_LOCK_WAIT_MS):
+                self._forget(mq, queue)
         if self._assignment is not None:
             self._assignment.pops.keep_only(topics)

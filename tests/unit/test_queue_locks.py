@@ -386,6 +386,28 @@ def test_giving_up_waits_half_a_second_for_the_listener_and_not_at_all_once_it_i
 
 
 @pytest.mark.behaviour("RB-14")
+@pytest.mark.parametrize(("takes_ms", "committed"), [(5_000, ["commit 0 1"]), (25_000, [])])
+def test_what_the_listener_finishes_while_its_queue_is_being_given_up_is_committed_unless_it_was_forced(
+    takes_ms: int, committed: list[str]
+) -> None:
+    def listen(msgs: Messages, context: ConsumeOrderlyContext) -> ConsumeOrderlyStatus:
+        broker.members[GROUP] = [OTHER]
+        core.rebalance.do_rebalance()
+        core.clock.advance(takes_ms)
+        core.rebalance.do_rebalance()
+        return ConsumeOrderlyStatus.SUCCESS
+
+    broker = Broker()
+    core = Core(orderly=listen, broker=broker)
+    broker.store(mq(), b"a", b"b")
+    core.begin()
+    broker.answer_pulls()
+    core.rebalance.do_rebalance()
+    assert core.windows == {}
+    assert [each for each in broker.done if each.startswith("commit")] == committed
+
+
+@pytest.mark.behaviour("RB-14")
 def test_a_queue_that_could_not_be_given_up_and_is_to_be_owned_again_is_given_up_first() -> None:
     core, broker = orderly(queues=1)
     core.begin()
