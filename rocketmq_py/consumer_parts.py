@@ -99,6 +99,8 @@ class ConsumerParts:
             RateLimitedLog(runtime.clock, _log),
             config.namespace,
         )
+        self._send_back = send_back
+        self._broker = broker
         self.pops: PopParts | None = None
         if not config.client_rebalance and clustering and isinstance(listener, MessageListenerConcurrently):
             self.pops = PopParts(
@@ -301,6 +303,24 @@ class ConsumerParts:
             for mq, queue in self.rebalance.windows()
             if not queue.dropped
         }
+
+    # What users ask of a consumer besides.
+
+    def fetch_subscribe_message_queues(self, topic: str) -> frozenset[MessageQueue]:
+        """See ``DefaultMQPushConsumer.fetch_subscribe_message_queues``."""
+        if not self.rebalance.topic_queues(topic):
+            self.client.update_topic_route(topic)
+        return self.rebalance.topic_queues(topic) or frozenset(self.client.routes.subscribe_queues(topic))
+
+    def reset_offset_by_timestamp(self, timestamp_ms: int) -> None:
+        """See ``DefaultMQPushConsumer.reset_offset_by_timestamp``."""
+        for topic in self.rebalance.topics():
+            queues = self.rebalance.topic_queues(topic)
+            self._offset_reset.reset(topic, {mq: self._broker.search_offset(mq, timestamp_ms) for mq in queues})
+
+    def send_message_back(self, msg: MessageExt, delay_level: int) -> bool:
+        """See ``DefaultMQPushConsumer.send_message_back``."""
+        return self._send_back.send(msg, delay_level)
 
     # What operators ask of a consumer.
 

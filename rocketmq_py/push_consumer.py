@@ -14,10 +14,12 @@ from rocketmq_py.consumer.hooks import ConsumeMessageHook, FilterMessageHook
 from rocketmq_py.consumer.process_queue import WindowSnapshot
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.consumer_parts import ConsumerParts, ConsumerSetup
-from rocketmq_py.errors import ConfigError, IllegalStateError
+from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, IllegalStateError
 from rocketmq_py.model import names
-from rocketmq_py.model.config import ConsumerConfig, check_names, check_range
+from rocketmq_py.model.codes import ResponseCode
+from rocketmq_py.model.config import INT_MAX, ConsumerConfig, check_names, check_range
 from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly, check_listener
+from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.subscription import (
     SUB_ALL,
@@ -304,6 +306,53 @@ class DefaultMQPushConsumer(ConsumerConfig):
         """
         self._set_paused(paused=False)
 
+    def fetch_subscribe_message_queues(self, topic: str) -> list[MessageQueue]:
+        """The readable queues of a topic, sorted, whoever owns them; asks a name server if they are not known.
+
+        Source: DefaultMQPushConsumerImpl.fetchSubscribeMessageQueues.
+
+        Raises:
+            BrokerError: the topic does not exist.
+            IllegalStateError: the consumer is not running.
+            RocketMQError: no name server could be asked.
+        """
+        queues = self._running().fetch_subscribe_message_queues(self.with_namespace(topic))
+        if not queues:
+            raise BrokerError(ResponseCode.TOPIC_NOT_EXIST, f"the topic [{topic}] not exist: no queue can be read")
+        return sorted(MessageQueue(topic, mq.broker_name, mq.queue_id) for mq in queues)
+
+    def reset_offset_by_timestamp(self, timestamp_ms: int) -> None:
+        """Go on at the messages stored at or after a moment, in all queues that this member owns.
+
+        The queues pause for 10 s, as when an operator resets them. Source: resetOffsetByTimeStamp.
+
+        Args:
+            timestamp_ms: ms since 1970.
+
+        Raises:
+            IllegalStateError: the consumer is not running.
+            RocketMQError: a broker could not be asked; nothing was changed for its topic.
+        """
+        check_range("timestamp_ms", timestamp_ms, 0, 2**63 - 1)
+        self._running().reset_offset_by_timestamp(timestamp_ms)
+
+    def send_message_back(self, msg: MessageExt, delay_level: int) -> None:
+        """Have a message come again through the retry topic, whatever its listener answers; blocks up to 8 s.
+
+        Source: DefaultMQPushConsumer.sendMessageBack.
+
+        Args:
+            msg: a message that this consumer got.
+            delay_level: -1 dead-letter topic, 0 the broker decides, 1..18 that level.
+
+        Raises:
+            IllegalStateError: the consumer is not running.
+            ConnectError: it could not be stored; the log says why.
+        """
+        check_range("delay_level", delay_level, -1, INT_MAX)
+        if not self._running().send_message_back(msg, delay_level):
+            raise ConnectError(f"message {msg.msg_id} could not be sent back, see the log for the reason")
+
     def update_core_pool_size(self, core_pool_size: int) -> None:
         """Have so many consume threads from now on; those too many end when they have done what is queued.
 
@@ -313,20 +362,11 @@ class DefaultMQPushConsumer(ConsumerConfig):
             ConfigError: not 1 to ``consume_thread_max``.
             IllegalStateError: the consumer is not running.
         """
-        self._check_not_forked()
         check_range("core_pool_size", core_pool_size, 1, self.consume_thread_max)
-        with self._lock:
-            parts = self._parts
-        if parts is None:
-            raise IllegalStateError(f"the consumer is {self._state.value}, not RUNNING")
-        parts.update_core_pool_size(core_pool_size)
+        self._running().update_core_pool_size(core_pool_size)
 
     def _set_paused(self, paused: bool) -> None:
-        self._check_not_forked()
-        with self._lock:
-            parts = self._parts
-        if parts is None:
-            raise IllegalStateError(f"the consumer is {self._state.value}, not RUNNING")
+        parts = self._running()
         parts.puller.paused = parts.rebalance.paused = paused
         if parts.pops is not None:
             parts.pops.popper.paused = paused
@@ -346,6 +386,14 @@ class DefaultMQPushConsumer(ConsumerConfig):
 
     def __repr__(self) -> str:
         return f"<DefaultMQPushConsumer {self.group} {self._state.value} {sorted(self._subscriptions)}>"
+
+    def _running(self) -> ConsumerParts:
+        self._check_not_forked()
+        with self._lock:
+            parts = self._parts
+        if parts is None:
+            raise IllegalStateError(f"the consumer is {self._state.value}, not RUNNING")
+        return parts
 
     def _forked(self) -> bool:
         parts = self._parts

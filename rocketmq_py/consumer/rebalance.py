@@ -158,6 +158,11 @@ class RebalanceImpl:
             self._topic_queues[topic] = frozenset(queues)
             return True
 
+    def topic_queues(self, topic: str) -> frozenset[MessageQueue]:
+        """The readable queues of a topic, whoever owns them; none while its route is not known."""
+        with self._lock:
+            return self._topic_queues.get(topic, frozenset())
+
     def is_subscribe_topic_need_update(self, topic: str) -> bool:
         """Whether the topic is subscribed and its queues are not known."""
         with self._lock:

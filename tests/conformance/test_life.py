@@ -8,6 +8,7 @@ import time
 import pytest
 
 from rocketmq_py import (
+    BrokerError,
     ConfigError,
     ConsumeConcurrentlyContext,
     ConsumeConcurrentlyStatus,
@@ -94,3 +95,22 @@ def test_the_number_of_consume_threads_can_be_changed_while_it_runs(
     consumer.shutdown()
     with pytest.raises(IllegalStateError):
         consumer.update_core_pool_size(3)
+
+
+def test_a_running_consumer_tells_queues_sends_messages_back_and_goes_on_at_a_moment(
+    server: Server, send: SendBodies, start_consumer: StartConsumer
+) -> None:
+    topic, group = server.topic(queues=2), server.group()
+    collector = Collector()
+    consumer = start_consumer(group, topic, collector)
+    assert [mq.queue_id for mq in consumer.fetch_subscribe_message_queues(topic)] == [0, 1]
+    with pytest.raises(BrokerError, match="not exist"):
+        consumer.fetch_subscribe_message_queues(f"no-{topic}")
+    (body,) = send(topic, 1)
+    collector.wait_for_bodies([body])
+    consumer.send_message_back(collector.deliveries[0], 0)
+    collector.wait_until(lambda: len(collector.deliveries) == 2, 60, "the message that was sent back")
+    assert [msg.reconsume_times for msg in collector.deliveries] == [0, 1]
+    consumer.reset_offset_by_timestamp(collector.deliveries[0].born_timestamp - 1_000)
+    collector.wait_until(lambda: len(collector.deliveries) >= 3, 90, "everything since the moment")
+    assert set(collector.bodies()) == {body}
