@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from rocketmq_py.consumer.consume_result import ConsumeReturnType, failed_indexes, return_type
+from rocketmq_py.consumer.consume_result import failed_indexes, return_type
 from rocketmq_py.consumer.hooks import (
     CONSUME_CONTEXT_TYPE,
     ConsumeMessageContext,
@@ -111,18 +111,11 @@ class ListenerCaller(Generic[ContextT, StatusT]):
         Returns:
             Its status; None when it raised or answered anything else. Hot: once per message at batch size 1.
         """
-        if self._namespace or mq.topic.startswith(self._retry_topic):
-            self._restore_topics(msgs)
-        hook_context = None
-        begin = 0
-        if self._hooks:
-            hook_context = ConsumeMessageContext(self._group, tuple(msgs), mq, namespace=self._namespace)
-            run_before(self._hooks, hook_context)
-            begin = self._now_ms()
-        answer: object = None
+        before = self._before(msgs, mq) if self._hooks or self._namespace or mq.topic[0] == "%" else None
+        status: StatusT | None = None
         raised = False
         try:
-            answer = self._listener(tuple(msgs), context)
+            answer: object = self._listener(tuple(msgs), context)
         except BaseException as error:  # noqa: BLE001 - border: whatever the user's code raises means "again later"
             raised = True
             self._listener_errors.warning(
@@ -130,14 +123,34 @@ class ListenerCaller(Generic[ContextT, StatusT]):
                 "group %s: the listener raised %r for %s messages from offset %s of %s; %s",
                 self._group, error, len(msgs), msgs[0].queue_offset, mq, self._then, with_traceback=True,
             )  # fmt: skip
-        status = answer if isinstance(answer, self._status_type) else None
-        if status is None and not raised:
-            self._report_no_status(answer, msgs, mq)
-        if hook_context is not None:
-            took_ms = self._now_ms() - begin
-            kind = return_type(status, raised, took_ms, self._consume_timeout_ms if timeout_ms is None else timeout_ms)
-            self._tell_hooks(hook_context, status, kind)
+        else:
+            if type(answer) is self._status_type:
+                status = answer
+            else:
+                self._report_no_status(answer, msgs, mq)
+        if before is not None:
+            self._after(before, status, raised, self._consume_timeout_ms if timeout_ms is None else timeout_ms)
         return status
+
+    def _before(self, msgs: Sequence[MessageExt], mq: MessageQueue) -> tuple[ConsumeMessageContext, int] | None:
+        """Restore topics, and tell the hooks, if there are any; what they were told, and when."""
+        if self._namespace or mq.topic.startswith(self._retry_topic):
+            self._restore_topics(msgs)
+        if not self._hooks:
+            return None
+        context = ConsumeMessageContext(self._group, tuple(msgs), mq, namespace=self._namespace)
+        run_before(self._hooks, context)
+        return context, self._now_ms()
+
+    def _after(
+        self, before: tuple[ConsumeMessageContext, int], status: StatusT | None, raised: bool, timeout_ms: int
+    ) -> None:
+        context, begin_ms = before
+        kind = return_type(status, raised, self._now_ms() - begin_ms, timeout_ms)
+        context.props[CONSUME_CONTEXT_TYPE] = kind.value
+        context.status = (status or self._none_means).value
+        context.success = status in _GOOD
+        run_after(self._hooks, context)
 
     def call_directly(self, msg: MessageExt, context: ContextT) -> DirectOutcome:
         """Hand the listener one message that an operator chose, and tell no hook.
@@ -185,12 +198,6 @@ class ListenerCaller(Generic[ContextT, StatusT]):
             "group %s: the listener returned %s for %s messages from offset %s of %s; %s",
             self._group, what, len(msgs), msgs[0].queue_offset, mq, self._then,
         )  # fmt: skip
-
-    def _tell_hooks(self, context: ConsumeMessageContext, status: StatusT | None, kind: ConsumeReturnType) -> None:
-        context.props[CONSUME_CONTEXT_TYPE] = kind.value
-        context.status = (status or self._none_means).value
-        context.success = status in _GOOD
-        run_after(self._hooks, context)
 
 
 class ConcurrentListenerCaller(ListenerCaller[ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus]):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from rocketmq_py.consumer.consumer_stats_manager import NOTED_MAX, ConsumerStatsManager, StatsSnapshot
+from rocketmq_py.consumer.consumer_stats_manager import NOTED_MAX, NOTED_MSGS_BITS, ConsumerStatsManager, StatsSnapshot
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.model.message import MessageConst
 from rocketmq_py.model.results import (
@@ -115,7 +115,7 @@ def test_what_was_never_counted_is_zeros_and_asking_for_it_makes_nothing() -> No
 def test_a_batch_that_succeeds_counts_as_the_three_counters_would() -> None:
     one, three = Rig(), Rig()
     for took_ms, msgs in ((5, 3), (7, 1)):
-        one.stats.note_success((took_ms, msgs))
+        one.stats.note_success(took_ms << NOTED_MSGS_BITS | msgs)
         three.stats.inc_consume_rt(took_ms)
         three.stats.inc_consume_ok_tps(msgs)
         three.stats.inc_consume_failed_tps(0)
@@ -131,7 +131,7 @@ def test_what_is_noted_and_not_yet_counted_is_bounded_and_nothing_of_it_is_lost(
     for _ in range(NOTED_MAX // 8):
         rig.stats.inc_pull_tps(32)
         for _ in range(32):
-            rig.stats.note_success((1, 1))
+            rig.stats.note_success(1 << NOTED_MSGS_BITS | 1)
         assert rig.noted() < NOTED_MAX + 32
     assert rig.noted() > 0
     rig.runtime.advance(10_000)
