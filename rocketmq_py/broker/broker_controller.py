@@ -156,7 +156,12 @@ class BrokerController(Dispatcher):
     def when_stored(self, job: Callable[[], None]) -> None:
         """Store committed offsets, and run a job once everything is on the disk."""
         self._offsets.flush()
-        self.commit_log.when_idle(job)
+
+        def idle() -> None:
+            self.commit_log.note_ends()
+            self.commit_log.when_idle(job)
+
+        self.commit_log.when_idle(idle)
 
 
 def join_address(host: str, port: int) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum
-from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue
+from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue, note_ends
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
 from rocketmq_py.model.message import MessageConst, MessageHead, format_properties
@@ -28,6 +28,10 @@ PENDING_MAX_BYTES = 64 * 1024 * 1024
 DISK_RESERVE_BYTES = 128 * 1024 * 1024
 """With less room on the disk, sends are refused until there is more, for a write that fails would end all writing. What
 clients commit and what is deleted needs room, too, and the WAL has 64 MiB before it is written back."""
+
+NOTE_ENDS_INTERVAL_MS = 1_000
+"""So often the ends of queues are written down, with whatever else is written: SQLite has no checksums, and damage in
+an index may hide the end of a queue. Of what is younger nothing tells."""
 
 BUSY_RETRY_MS = 20
 """While another program writes to the store, what waits goes on waiting and is tried again after this."""
@@ -121,6 +125,8 @@ class CommitLog:
         self._flush_is_due = False
         self._idle: list[Callable[[], None]] = []
         self._free_bytes: int | None = None
+        self._grown: dict[int, Queue] = {}  # by row; since their ends were written down
+        self._ends_noted_ms = clock.monotonic_ms()
         self.failure: StoreError | None = None
 
     # Queues.
@@ -261,7 +267,14 @@ class CommitLog:
         dropped = [self._queues.pop(key) for key in [key for key in self._queues if key.topic == topic]]
         for queue in dropped:
             del self._keys[queue.row]
+            self._grown.pop(queue.row, None)
         self.write([drop_queue(queue.row) for queue in dropped], stored)
+
+    def note_ends(self) -> None:
+        """Write down where the queues end; otherwise that is done with the first write after a second."""
+        self._note_ends(now=True)
+        if self._pending:
+            self._wait(lambda error: None)
 
     def when_idle(self, job: Callable[[], None]) -> None:
         """Run a job once nothing waits for a commit any more."""
@@ -280,6 +293,8 @@ class CommitLog:
     def _flush(self) -> None:
         self._flush_is_due = False
         error = self.failure
+        if self._pending:
+            self._note_ends()
         if error is None and self._pending:
             try:
                 if not self._store.begin():
@@ -308,6 +323,13 @@ class CommitLog:
 
         self._loop.run_blocking(lambda: self._store.commit(last_id), done)
 
+    def _note_ends(self, *, now: bool = False) -> None:
+        due_ms = self._ends_noted_ms + NOTE_ENDS_INTERVAL_MS
+        if self._grown and (now or self._clock.monotonic_ms() >= due_ms):
+            self._ends_noted_ms = self._clock.monotonic_ms()
+            grown, self._grown = self._grown, {}
+            self._pending.writes.append(note_ends([(row, queue.max_offset) for row, queue in grown.items()]))
+
     def _committed(
         self,
         error: Exception | None,
@@ -320,6 +342,7 @@ class CommitLog:
         if told is None:
             for queue, arrival in arrivals:
                 queue.max_offset = arrival.queue_offset + 1
+                self._grown[queue.row] = queue
         for stored in waiting:
             try:
                 stored(told)

@@ -157,8 +157,11 @@ class Client:
 class Rig:
     """The broker, its loop and clock, and its clients."""
 
-    def __init__(self, directory: Path, levels: str = LEVELS, *, vfs: str | None = None, **options: Any) -> None:
-        self.clock = ManualClock()
+    def __init__(
+        self, directory: Path, levels: str = LEVELS, *, vfs: str | None = None, clock: ManualClock | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        self.clock = clock or ManualClock()
         self.loop = ManualLoop(self.clock)
         self.directory = directory
         self._levels = levels

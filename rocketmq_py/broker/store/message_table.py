@@ -64,7 +64,7 @@ def add_messages(rows: Iterable[Row]) -> Write:
 
 def add_queue(row: int, key: QueueKey) -> Write:
     """A new queue."""
-    return Write("INSERT INTO queue VALUES (?1, ?2, ?3, 0, checksum(?1, ?2, ?3, 0))", [(row, *key)])
+    return Write("INSERT INTO queue VALUES (?1, ?2, ?3, 0, 0, checksum(?1, ?2, ?3, 0, 0))", [(row, *key)])
 
 
 def delete_messages(heads: Sequence[Head]) -> list[Write]:
@@ -81,14 +81,23 @@ def delete_messages(heads: Sequence[Head]) -> list[Write]:
 def begin_queue_at(row: int, offset: int) -> Write:
     """What a queue has from now on begins there."""
     return Write(
-        "UPDATE queue SET min_offset = ?2, crc = checksum(id, topic, queue_id, ?2) WHERE id = ?1", [(row, offset)]
+        "UPDATE queue SET min_offset = ?2, crc = checksum(id, topic, queue_id, ?2, known_end) WHERE id = ?1",
+        [(row, offset)],
+    )
+
+
+def note_ends(ends: Iterable[tuple[int, int]]) -> Write:
+    """Queues, by row, end where they end now, or behind it."""
+    return Write(
+        "UPDATE queue SET known_end = ?2, crc = checksum(id, topic, queue_id, min_offset, ?2) WHERE id = ?1", ends
     )
 
 
 def drop_queue(row: int) -> Write:
     """A queue that nobody can name any more. Its row stays until its messages are gone, so that no other gets it."""
     return Write(
-        "UPDATE queue SET topic = '', queue_id = id, crc = checksum(id, '', id, min_offset) WHERE id = ?", [(row,)]
+        "UPDATE queue SET topic = '', queue_id = id, crc = checksum(id, '', id, min_offset, known_end) WHERE id = ?",
+        [(row,)],
     )
 
 
@@ -108,20 +117,21 @@ class MessageTable:
         """All queues that ever had a message, not those dropped.
 
         Raises:
-            StoreError: also when a queue's beginning is missing.
+            StoreError: also when a queue's beginning is missing, or its end as far as it is noted.
         """
         rows = self._database.intact(
             "SELECT id, queue_id, min_offset, "
             "coalesce((SELECT min(queue_offset) FROM message WHERE queue = queue.id), min_offset), "
-            "coalesce((SELECT max(queue_offset) FROM message WHERE queue = queue.id), min_offset - 1), topic, "
-            "crc = checksum(id, topic, queue_id, min_offset) FROM queue WHERE topic != ''"
+            "coalesce((SELECT max(queue_offset) FROM message WHERE queue = queue.id), min_offset - 1), "
+            "known_end, topic, crc = checksum(id, topic, queue_id, min_offset, known_end) FROM queue WHERE topic != ''"
         )
         self._database.check_integers(row[3:5] for row in rows)
         found: dict[QueueKey, QueueState] = {}
-        for row, queue_id, begin, low, high, topic in rows:
-            if begin != low:
+        for row, queue_id, begin, low, high, known_end, topic in rows:
+            if begin != low or high + 1 < known_end:
                 raise self._database.damaged(
-                    f"queue {queue_id} of the topic {topic} begins at {begin}, its first message is at {low}"
+                    f"queue {queue_id} of the topic {topic} had messages from {begin} to {known_end - 1} or further, "
+                    f"it has them from {low} to {high}"
                 )
             found[QueueKey(topic, queue_id)] = QueueState(row, low, high + 1)
         return found
