@@ -151,7 +151,7 @@ class DefaultMQProducer(ProducerConfig):
             selector: chooses the queue, ``selector(queues, message, arg)``; then no other queue is tried. Default:
                 queues in turn, another broker when one fails.
             arg: handed to the selector, for example an order number.
-            queue: the queue to send to, one of ``fetch_publish_message_queues``; no other is tried. Not with a selector.
+            queue: where to send, one of ``fetch_publish_message_queues``; no other is tried. Not with a selector.
             timeout_ms: for this send with all its attempts; default ``send_msg_timeout``.
 
         Raises:
