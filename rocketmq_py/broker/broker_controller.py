@@ -82,7 +82,7 @@ class BrokerController(Dispatcher):
         port: of the broker.
         delay_levels_ms: delays by level, from 1 on.
         reserved_ms, max_bytes: what is kept, see ``CleanCommitLogService``.
-        authentication: of both ports.
+        authentication: of the broker; the name server answers everybody, as upstream's does.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class BrokerController(Dispatcher):
             {**sends.handlers(), **self._pulls.handlers(), **clients.handlers(), **admin.handlers()}, authentication
         )
         name_server = NameServer(topics, CLUSTER_NAME, BROKER_NAME, join_address(host, port))
-        self.name_server = Dispatcher(name_server.handlers(), authentication)
+        self.name_server = Dispatcher(name_server.handlers())
 
     def start(self) -> None:
         """Begin what runs by itself."""
