@@ -1,6 +1,8 @@
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
+import java.lang.reflect.Field;
 import java.nio.charset.StandardCharsets;
+import java.util.Collection;
 import org.apache.rocketmq.tools.command.MQAdminStartup;
 
 /**
@@ -11,7 +13,11 @@ public final class AdminScript {
     public static void main(String[] args) throws Exception {
         System.setErr(System.out);
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        // Commands keep their producers and consumers, which start only once: each line gets new ones.
+        Field known = MQAdminStartup.class.getDeclaredField("SUB_COMMANDS");
+        known.setAccessible(true);
         for (String line = commands.readLine(); line != null; line = commands.readLine()) {
+            ((Collection<?>) known.get(null)).clear();
             MQAdminStartup.main0(line.split("\t", -1), null);
             System.out.println();
             System.out.println(".");
