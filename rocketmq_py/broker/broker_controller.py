@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from rocketmq_py.broker.ack_message_processor import AckMessageProcessor
 from rocketmq_py.broker.admin_broker_processor import AdminBrokerProcessor
 from rocketmq_py.broker.channel import Channel, Handler, refusal
 from rocketmq_py.broker.client_manage_processor import ClientManageProcessor
@@ -13,6 +14,8 @@ from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.name_server import NameServer
+from rocketmq_py.broker.pop_consumer_service import PopConsumerService
+from rocketmq_py.broker.pop_message_processor import PopMessageProcessor
 from rocketmq_py.broker.pull_message_processor import PullMessageProcessor
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
@@ -72,10 +75,22 @@ class BrokerController(Dispatcher):
         host: address that clients are told to connect to.
         port: of the broker.
         delay_levels_ms: delays by level, from 1 on.
+        enable_retry_topic_v2: what was popped comes back by retry topics of the second form.
+
+    Attributes:
+        pops, pop_service: pop, acknowledge and put off for servers of other protocols.
     """
 
     def __init__(
-        self, *, store: MessageStore, loop: Loop, clock: Clock, host: str, port: int, delay_levels_ms: list[int]
+        self,
+        *,
+        store: MessageStore,
+        loop: Loop,
+        clock: Clock,
+        host: str,
+        port: int,
+        delay_levels_ms: list[int],
+        enable_retry_topic_v2: bool = False,
     ) -> None:
         store_host = pack_host((host, port))
         self._loop = loop
@@ -98,8 +113,24 @@ class BrokerController(Dispatcher):
         clients = ClientManageProcessor(
             commit_log=self._commit_log, topics=topics, consumers=self._consumers, offsets=self._offsets, locks=locks
         )
+        self.pop_service = PopConsumerService(
+            table=store.pops, commit_log=self._commit_log, loop=loop, clock=clock, topics=topics,
+            offsets=self._offsets, broker_name=BROKER_NAME, on_revived=self._on_revived,
+            enable_retry_topic_v2=enable_retry_topic_v2,
+        )  # fmt: skip
+        self.pops = PopMessageProcessor(loop=loop, clock=clock, topics=topics, service=self.pop_service)
+        acks = AckMessageProcessor(self.pop_service)
         admin = AdminBrokerProcessor(commit_log=self._commit_log, topics=topics)
-        super().__init__({**sends.handlers(), **self._pulls.handlers(), **clients.handlers(), **admin.handlers()})
+        super().__init__(
+            {
+                **sends.handlers(),
+                **self._pulls.handlers(),
+                **self.pops.handlers(),
+                **acks.handlers(),
+                **clients.handlers(),
+                **admin.handlers(),
+            }
+        )
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.name_server = Dispatcher(NameServer(topics, CLUSTER_NAME, BROKER_NAME, address).handlers())
 
@@ -107,6 +138,7 @@ class BrokerController(Dispatcher):
         """Begin what runs by itself."""
         self._pulls.holds.start()
         self._schedule.start()
+        self.pop_service.start()
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
 
     def _scan_channels(self) -> None:
@@ -118,10 +150,15 @@ class BrokerController(Dispatcher):
             if arrival.key.topic == SCHEDULE_TOPIC:
                 self._schedule.on_arrival(arrival)
         self._pulls.holds.notify_arriving(arrivals)
+        self.pops.notify_message_arriving(arrivals)
+
+    def _on_revived(self, group: str, topic: str, queue_id: int) -> None:
+        self.pops.notify(group, topic, queue_id)
 
     def on_close(self, channel: Channel) -> None:
         """A client's connection has ended."""
         self._pulls.holds.channel_closed(channel)
+        self.pops.channel_closed(channel)
         self._consumers.channel_closed(channel)
 
     def when_stored(self, job: Callable[[], None]) -> None:

@@ -76,6 +76,7 @@ class Arrival(NamedTuple):
     key: QueueKey
     queue_offset: int
     tags_code: int
+    properties: Mapping[str, str]
 
 
 Stored = Callable[[StoreError | None], None]
@@ -199,7 +200,7 @@ class CommitLog:
             rows.append(Row(place.physical_offset, queue.row, place.queue_offset, tags_code, now_ms, crc, data))
             places.append(place)
             used[key] = place.queue_offset + 1
-            arrivals.append(Arrival(key, place.queue_offset, tags_code))
+            arrivals.append(Arrival(key, place.queue_offset, tags_code, message.properties))
         for key, next_offset in used.items():
             self._queues[key].next_offset = next_offset
         self._next_id += len(rows)

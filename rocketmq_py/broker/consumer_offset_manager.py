@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.loop import Loop
-from rocketmq_py.broker.store import MessageStore, QueueKey
+from rocketmq_py.broker.store import MessageStore, QueueKey, Write
 from rocketmq_py.broker.store.offset_table import put_consumer_offsets
 from rocketmq_py.errors import StoreError
 
@@ -35,6 +35,13 @@ class ConsumerOffsetManager:
             if not self._changed:
                 self._loop.call_later(FLUSH_INTERVAL_MS, self.flush)
             self._changed[place] = offset
+
+    def commit_with(self, group: str, key: QueueKey, offset: int) -> Write:
+        """Note an offset that is to be stored together with something else; what stores it."""
+        place = (group, *key)
+        self._offsets[place] = offset
+        self._changed.pop(place, None)  # older, it must not be stored behind this one
+        return put_consumer_offsets({place: offset})
 
     def flush(self) -> None:
         """Store what changed."""

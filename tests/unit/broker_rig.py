@@ -157,11 +157,12 @@ class Client:
 class Rig:
     """The broker, its loop and clock, and its clients."""
 
-    def __init__(self, directory: Path, levels: str = LEVELS) -> None:
+    def __init__(self, directory: Path, levels: str = LEVELS, *, enable_retry_topic_v2: bool = False) -> None:
         self.clock = ManualClock()
         self.loop = ManualLoop(self.clock)
         self.directory = directory
         self._levels = levels
+        self._enable_retry_topic_v2 = enable_retry_topic_v2
         self._ports = itertools.count(50_000)
         self.versions = itertools.count(1)
         self.open()
@@ -170,7 +171,7 @@ class Rig:
         self.store = MessageStore(self.directory)
         self.controller = BrokerController(
             store=self.store, loop=self.loop, clock=self.clock, host="127.0.0.1", port=10_911,
-            delay_levels_ms=parse_delay_levels(self._levels),
+            delay_levels_ms=parse_delay_levels(self._levels), enable_retry_topic_v2=self._enable_retry_topic_v2,
         )  # fmt: skip
         self.controller.start()
 

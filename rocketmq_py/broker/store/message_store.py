@@ -10,6 +10,7 @@ from rocketmq_py.broker.store.configuration_table import ConfigurationTable
 from rocketmq_py.broker.store.database import Database, Write
 from rocketmq_py.broker.store.message_table import MessageTable, Row, add_messages
 from rocketmq_py.broker.store.offset_table import OffsetTable
+from rocketmq_py.broker.store.pop_table import PopTable
 
 
 @dataclass(slots=True)
@@ -32,7 +33,7 @@ class MessageStore:
         vfs: name of an apsw VFS, for tests that cut the power.
 
     Attributes:
-        messages, configurations, offsets: read what is committed.
+        messages, configurations, offsets, pops: read what is committed.
 
     Raises:
         StoreError: not a store, of a newer version, damaged, or in use.
@@ -43,6 +44,7 @@ class MessageStore:
         self.messages = MessageTable(self._database)
         self.configurations = ConfigurationTable(self._database)
         self.offsets = OffsetTable(self._database)
+        self.pops = PopTable(self._database)
 
     @property
     def last_id(self) -> int:

@@ -59,9 +59,26 @@ CREATE TABLE deleted (id INTEGER PRIMARY KEY CHECK (id = 1), last_id INTEGER NOT
 INSERT INTO deleted VALUES (1, 0, checksum(0));  -- highest message id deleted
 """
 
+_POP = """
+CREATE TABLE pop_lease (
+    consumer_group TEXT, topic TEXT, queue_id INTEGER, offset INTEGER,
+    pop_ms INTEGER NOT NULL,       -- wall ms
+    invisible_ms INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,     -- how often giving it back failed
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (consumer_group, topic, queue_id, offset)
+) WITHOUT ROWID;
+CREATE TABLE pop_order (
+    consumer_group TEXT, topic TEXT, queue_id INTEGER,
+    info TEXT NOT NULL,            -- JSON
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (consumer_group, topic, queue_id)
+) WITHOUT ROWID;
+"""
+
 VERSIONS = (
     (_MESSAGES, _CONFIGURATIONS, _OFFSETS),
-    (_CHECKSUMS, _RETENTION),
+    (_CHECKSUMS, _RETENTION, _POP),
 )
 """By version, from 1 on, the tables of each subject that it added."""
 
