@@ -12,16 +12,19 @@ from rocketmq_py.broker.client_manage_processor import ClientManageProcessor
 from rocketmq_py.broker.commit_log import Arrival, CommitLog
 from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
+from rocketmq_py.broker.delayed_messages import DelayedMessages
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.name_server import NameServer
 from rocketmq_py.broker.pop_consumer_service import PopConsumerService
 from rocketmq_py.broker.pop_message_processor import PopMessageProcessor
 from rocketmq_py.broker.pull_message_processor import PullMessageProcessor
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
+from rocketmq_py.broker.recall_message_processor import RecallMessageProcessor
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
 from rocketmq_py.broker.send_message_processor import SendMessageProcessor
 from rocketmq_py.broker.store import MessageStore
-from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC, TopicConfigManager
+from rocketmq_py.broker.timer_message_store import TimerMessageStore
+from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC, TIMER_TOPIC, TopicConfigManager
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, RocketMQError
 from rocketmq_py.model.codes import ResponseCode
@@ -101,18 +104,21 @@ class BrokerController(Dispatcher):
         self._schedule = ScheduleMessageService(
             self._commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
         )
+        self._timers = TimerMessageStore(store.timers, self._commit_log, loop, clock)
         locks = RebalanceLockManager(clock=clock)
         self._pulls = PullMessageProcessor(
             loop=loop, clock=clock, commit_log=self._commit_log, topics=topics, consumers=self._consumers,
             offsets=self._offsets,
         )  # fmt: skip
         sends = SendMessageProcessor(
-            clock=clock, commit_log=self._commit_log, topics=topics, schedule=self._schedule, locks=locks,
-            cluster=CLUSTER_NAME, store_host=store_host,
+            clock=clock, commit_log=self._commit_log, topics=topics, schedule=self._schedule,
+            delays=DelayedMessages(self._schedule, self._timers), locks=locks, cluster=CLUSTER_NAME,
+            broker_name=BROKER_NAME, store_host=store_host,
         )  # fmt: skip
         clients = ClientManageProcessor(
             commit_log=self._commit_log, topics=topics, consumers=self._consumers, offsets=self._offsets, locks=locks
         )
+        recalls = RecallMessageProcessor(topics=topics, timers=self._timers, broker_name=BROKER_NAME)
         self.pop_service = PopConsumerService(
             table=store.pops, commit_log=self._commit_log, loop=loop, clock=clock, topics=topics,
             offsets=self._offsets, broker_name=BROKER_NAME, on_revived=self._on_revived,
@@ -124,6 +130,7 @@ class BrokerController(Dispatcher):
         super().__init__(
             {
                 **sends.handlers(),
+                **recalls.handlers(),
                 **self._pulls.handlers(),
                 **self.pops.handlers(),
                 **acks.handlers(),
@@ -138,6 +145,7 @@ class BrokerController(Dispatcher):
         """Begin what runs by itself."""
         self._pulls.holds.start()
         self._schedule.start()
+        self._timers.start()
         self.pop_service.start()
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
 
@@ -149,6 +157,8 @@ class BrokerController(Dispatcher):
         for arrival in arrivals:
             if arrival.key.topic == SCHEDULE_TOPIC:
                 self._schedule.on_arrival(arrival)
+            elif arrival.key.topic == TIMER_TOPIC:
+                self._timers.on_arrival(arrival)
         self._pulls.holds.notify_arriving(arrivals)
         self.pops.notify_message_arriving(arrivals)
 

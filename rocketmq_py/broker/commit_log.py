@@ -16,6 +16,7 @@ from typing import NamedTuple
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row, Write, checksum
 from rocketmq_py.broker.store.message_table import add_queue
+from rocketmq_py.broker.store.timer_table import TimerRow, put_timers
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
 from rocketmq_py.model.message import MessageConst, MessageHead, format_properties
@@ -38,6 +39,7 @@ class MessageInner:
     Attributes:
         properties: complete, as they are to be stored.
         due_ms: wall ms; what a delay queue is ordered by, in the place of the tag's hash. None for other queues.
+        timer_key: of a message that is due as a timer: by what it can be recalled.
         born_host: packed as on the wire.
     """
 
@@ -51,6 +53,7 @@ class MessageInner:
     born_host: bytes = bytes(8)
     reconsume_times: int = 0
     due_ms: int | None = None
+    timer_key: str | None = None
 
 
 class Place(NamedTuple):
@@ -181,6 +184,7 @@ class CommitLog:
         rows: list[Row] = []
         places: list[Place] = []
         arrivals: list[Arrival] = []
+        timers: list[TimerRow] = []
         used: dict[QueueKey, int] = {}
         for message in messages:
             key = QueueKey(message.topic, message.queue_id)
@@ -199,6 +203,8 @@ class CommitLog:
             crc = checksum(queue.row, place.queue_offset, data)
             rows.append(Row(place.physical_offset, queue.row, place.queue_offset, tags_code, now_ms, crc, data))
             places.append(place)
+            if message.timer_key is not None and message.due_ms is not None:
+                timers.append(TimerRow(message.due_ms, place.physical_offset, message.timer_key))
             used[key] = place.queue_offset + 1
             arrivals.append(Arrival(key, place.queue_offset, tags_code, message.properties))
         for key, next_offset in used.items():
@@ -207,7 +213,7 @@ class CommitLog:
         self._pending.rows += rows
         self._pending_bytes += sum(len(row.data) for row in rows)
         self._arrivals += arrivals
-        self.write(writes, stored)
+        self.write([*writes, put_timers(timers)] if timers else writes, stored)
         return places
 
     def _add_queue(self, key: QueueKey) -> Queue:

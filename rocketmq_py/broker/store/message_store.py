@@ -11,6 +11,7 @@ from rocketmq_py.broker.store.database import Database, Write
 from rocketmq_py.broker.store.message_table import MessageTable, Row, add_messages
 from rocketmq_py.broker.store.offset_table import OffsetTable
 from rocketmq_py.broker.store.pop_table import PopTable
+from rocketmq_py.broker.store.timer_table import TimerTable
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ class MessageStore:
         vfs: name of an apsw VFS, for tests that cut the power.
 
     Attributes:
-        messages, configurations, offsets, pops: read what is committed.
+        messages, configurations, offsets, pops, timers: read what is committed.
 
     Raises:
         StoreError: not a store, of a newer version, damaged, or in use.
@@ -45,6 +46,7 @@ class MessageStore:
         self.configurations = ConfigurationTable(self._database)
         self.offsets = OffsetTable(self._database)
         self.pops = PopTable(self._database)
+        self.timers = TimerTable(self._database)
 
     @property
     def last_id(self) -> int:

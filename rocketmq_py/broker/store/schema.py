@@ -76,9 +76,19 @@ CREATE TABLE pop_order (
 ) WITHOUT ROWID;
 """
 
+_TIMERS = """
+CREATE TABLE timer (
+    due_ms INTEGER,                -- wall ms
+    id INTEGER,                    -- of the message
+    key TEXT NOT NULL,             -- by which it can be recalled
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (due_ms, id)
+) WITHOUT ROWID;
+"""
+
 VERSIONS = (
     (_MESSAGES, _CONFIGURATIONS, _OFFSETS),
-    (_CHECKSUMS, _RETENTION, _POP),
+    (_CHECKSUMS, _RETENTION, _POP, _TIMERS),
 )
 """By version, from 1 on, the tables of each subject that it added."""
 
