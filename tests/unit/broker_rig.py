@@ -157,18 +157,21 @@ class Client:
 class Rig:
     """The broker, its loop and clock, and its clients."""
 
-    def __init__(self, directory: Path, levels: str = LEVELS, *, enable_retry_topic_v2: bool = False) -> None:
+    def __init__(
+        self, directory: Path, levels: str = LEVELS, *, enable_retry_topic_v2: bool = False, synchronous: bool = True
+    ) -> None:
         self.clock = ManualClock()
         self.loop = ManualLoop(self.clock)
         self.directory = directory
         self._levels = levels
         self._enable_retry_topic_v2 = enable_retry_topic_v2
+        self._synchronous = synchronous
         self._ports = itertools.count(50_000)
         self.versions = itertools.count(1)
         self.open()
 
     def open(self) -> None:
-        self.store = MessageStore(self.directory)
+        self.store = MessageStore(self.directory, synchronous=self._synchronous)
         self.controller = BrokerController(
             store=self.store, loop=self.loop, clock=self.clock, host="127.0.0.1", port=10_911,
             delay_levels_ms=parse_delay_levels(self._levels), enable_retry_topic_v2=self._enable_retry_topic_v2,
@@ -179,6 +182,10 @@ class Rig:
         """End in good order and start again."""
         self.controller.when_stored(lambda: None)
         self.loop.run()
+        self.crash()
+
+    def crash(self) -> None:
+        """End without a word, and start again."""
         self.close()
         self.loop.__init__(self.clock)  # type: ignore[misc] # what the last run had planned is gone with it
         self.open()
