@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 
 from rocketmq_py.broker.ack_message_processor import AckMessageProcessor
 from rocketmq_py.broker.admin_broker_processor import AdminBrokerProcessor
+from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.channel import Channel, Handler, refusal
+from rocketmq_py.broker.clean_commit_log_service import CleanCommitLogService
 from rocketmq_py.broker.client_manage_processor import ClientManageProcessor
 from rocketmq_py.broker.commit_log import Arrival, CommitLog
 from rocketmq_py.broker.consumer_manager import ConsumerManager
@@ -40,10 +42,15 @@ _log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Answers requests by their code: what one port serves."""
+    """Answers requests by their code: what one port serves.
 
-    def __init__(self, handlers: dict[int, Handler]) -> None:
+    Args:
+        authentication: asked before anything is done; None: everybody may ask everything.
+    """
+
+    def __init__(self, handlers: dict[int, Handler], authentication: Authentication | None = None) -> None:
         self._handlers = handlers
+        self._authentication = authentication
 
     def on_request(self, channel: Channel, request: RemotingCommand) -> None:
         """Answer a request; answers of clients are for nobody, because nothing is asked of them."""
@@ -52,6 +59,8 @@ class Dispatcher:
         handler = self._handlers.get(request.code)
         answer: RemotingCommand | None
         try:
+            if self._authentication is not None:
+                self._authentication.check(request)
             if handler is None:
                 raise BrokerError(  # noqa: TRY301 - one way to refuse
                     ResponseCode.REQUEST_CODE_NOT_SUPPORTED, f" request type {request.code} not supported"
@@ -78,6 +87,8 @@ class BrokerController(Dispatcher):
         host: address that clients are told to connect to.
         port: of the broker.
         delay_levels_ms: delays by level, from 1 on.
+        reserved_ms, max_bytes: what is kept, see ``CleanCommitLogService``.
+        authentication: of both ports.
         enable_retry_topic_v2: what was popped comes back by retry topics of the second form.
 
     Attributes:
@@ -93,40 +104,50 @@ class BrokerController(Dispatcher):
         host: str,
         port: int,
         delay_levels_ms: list[int],
+        reserved_ms: int | None = None,
+        max_bytes: int | None = None,
+        authentication: Authentication | None = None,
         enable_retry_topic_v2: bool = False,
     ) -> None:
         store_host = pack_host((host, port))
         self._loop = loop
-        self._commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
-        topics = TopicConfigManager(store, self._commit_log)
+        self.commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
+        topics = TopicConfigManager(store, self.commit_log)
         self._consumers = ConsumerManager(clock)
-        self._offsets = ConsumerOffsetManager(store, self._commit_log, loop)
+        self._offsets = ConsumerOffsetManager(store, self.commit_log, loop)
         self._schedule = ScheduleMessageService(
-            self._commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
+            self.commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
         )
-        self._timers = TimerMessageStore(store.timers, self._commit_log, loop, clock)
+        self._timers = TimerMessageStore(store.timers, self.commit_log, loop, clock)
+        self.cleaner = CleanCommitLogService(
+            store=store, commit_log=self.commit_log, loop=loop, clock=clock, reserved_ms=reserved_ms,
+            max_bytes=max_bytes,
+        )  # fmt: skip
+        self.cleaner.keep(self._schedule.first_needed, SCHEDULE_TOPIC)
+        self.cleaner.keep(self._timers.first_needed, TIMER_TOPIC)
         locks = RebalanceLockManager(clock=clock)
         self._pulls = PullMessageProcessor(
-            loop=loop, clock=clock, commit_log=self._commit_log, topics=topics, consumers=self._consumers,
+            loop=loop, clock=clock, commit_log=self.commit_log, topics=topics, consumers=self._consumers,
             offsets=self._offsets,
         )  # fmt: skip
         sends = SendMessageProcessor(
-            clock=clock, commit_log=self._commit_log, topics=topics, schedule=self._schedule,
+            clock=clock, commit_log=self.commit_log, topics=topics, schedule=self._schedule,
             delays=DelayedMessages(self._schedule, self._timers), locks=locks, cluster=CLUSTER_NAME,
             broker_name=BROKER_NAME, store_host=store_host,
         )  # fmt: skip
         clients = ClientManageProcessor(
-            commit_log=self._commit_log, topics=topics, consumers=self._consumers, offsets=self._offsets, locks=locks
+            commit_log=self.commit_log, topics=topics, consumers=self._consumers, offsets=self._offsets, locks=locks
         )
         recalls = RecallMessageProcessor(topics=topics, timers=self._timers, broker_name=BROKER_NAME)
         self.pop_service = PopConsumerService(
-            table=store.pops, commit_log=self._commit_log, loop=loop, clock=clock, topics=topics,
+            table=store.pops, commit_log=self.commit_log, loop=loop, clock=clock, topics=topics,
             offsets=self._offsets, broker_name=BROKER_NAME, on_revived=self._on_revived,
             enable_retry_topic_v2=enable_retry_topic_v2,
         )  # fmt: skip
         self.pops = PopMessageProcessor(loop=loop, clock=clock, topics=topics, service=self.pop_service)
+        self.cleaner.keep(self.pop_service.first_needed)
         acks = AckMessageProcessor(self.pop_service)
-        admin = AdminBrokerProcessor(commit_log=self._commit_log, topics=topics)
+        admin = AdminBrokerProcessor(commit_log=self.commit_log, topics=topics)
         super().__init__(
             {
                 **sends.handlers(),
@@ -136,10 +157,11 @@ class BrokerController(Dispatcher):
                 **acks.handlers(),
                 **clients.handlers(),
                 **admin.handlers(),
-            }
+            },
+            authentication,
         )
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.name_server = Dispatcher(NameServer(topics, CLUSTER_NAME, BROKER_NAME, address).handlers())
+        name_server = NameServer(topics, CLUSTER_NAME, BROKER_NAME, join_address(host, port))
+        self.name_server = Dispatcher(name_server.handlers(), authentication)
 
     def start(self) -> None:
         """Begin what runs by itself."""
@@ -147,6 +169,7 @@ class BrokerController(Dispatcher):
         self._schedule.start()
         self._timers.start()
         self.pop_service.start()
+        self.cleaner.start()
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
 
     def _scan_channels(self) -> None:
@@ -174,4 +197,14 @@ class BrokerController(Dispatcher):
     def when_stored(self, job: Callable[[], None]) -> None:
         """Store committed offsets, and run a job once everything is on the disk."""
         self._offsets.flush()
-        self._commit_log.when_idle(job)
+
+        def idle() -> None:
+            self.commit_log.note_ends()
+            self.commit_log.when_idle(job)
+
+        self.commit_log.when_idle(idle)
+
+
+def join_address(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -8,10 +8,14 @@ from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import MessageStore, QueueKey, Write
 from rocketmq_py.broker.store.offset_table import put_consumer_offsets
-from rocketmq_py.errors import StoreError
+from rocketmq_py.errors import BrokerError, StoreError
+from rocketmq_py.model.codes import ResponseCode
 
 FLUSH_INTERVAL_MS = 1_000
 """Committed offsets are stored so often, what is committed between is consumed again after a crash. Upstream: 5 s."""
+
+OFFSETS_MAX = 1_000_000
+"""Committed offsets of all groups together: groups, topics and queues multiply. Upstream sets no limit."""
 
 
 class ConsumerOffsetManager:
@@ -28,8 +32,16 @@ class ConsumerOffsetManager:
         return self._offsets.get((group, *key), -1)
 
     def commit_offset(self, group: str, key: QueueKey, offset: int) -> None:
-        """Note an offset; a lower one than before is accepted, as upstream does."""
+        """Note an offset; a lower one than before is accepted, as upstream does.
+
+        Raises:
+            BrokerError: there are too many.
+        """
         place = (group, *key)
+        if place not in self._offsets and len(self._offsets) >= OFFSETS_MAX:
+            raise BrokerError(
+                ResponseCode.SYSTEM_BUSY, f"this broker has {OFFSETS_MAX} offsets, the most it takes: {place} is new"
+            )
         if self._offsets.get(place) != offset:
             self._offsets[place] = offset
             if not self._changed:

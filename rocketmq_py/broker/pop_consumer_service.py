@@ -235,6 +235,10 @@ class PopConsumerService:
         """Leases on a queue."""
         return len(self._leases.get(_Place(group, topic, queue_id), ()))
 
+    def first_needed(self, key: QueueKey) -> int | None:
+        """The first message of a queue that is leased."""
+        return min((min(offsets) for place, offsets in self._leases.items() if place[1:] == key), default=None)
+
     # Pop.
 
     def pop(self, call: PopCall, done: Callable[[PopResult, StoreError | None], None]) -> None:

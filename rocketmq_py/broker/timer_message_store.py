@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from rocketmq_py.broker.commit_log import Arrival, CommitLog, MessageInner, Stored
 from rocketmq_py.broker.loop import Loop
+from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.broker.store.timer_table import TimerRow, TimerTable, delete_timers, recall_timers
 from rocketmq_py.broker.topic_config import TIMER_TOPIC
 from rocketmq_py.clock import Clock
@@ -97,6 +98,12 @@ class TimerMessageStore:
             raise BrokerError(ResponseCode.ILLEGAL_OPERATION, "recall failed, timestamp invalid")
         due_ms = _floored(deliver_ms) + TIMER_PRECISION_MS
         self._commit_log.write([recall_timers(due_ms, timer_key(topic, uniq_key))], stored)
+
+    def first_needed(self, key: QueueKey) -> int:
+        """The first message of the timers' queue that waits. Raises ``StoreError``."""
+        row_id = self._table.lowest_id()
+        data = None if row_id is None else self._commit_log.look_message_by_offset(row_id)
+        return self._commit_log.max_offset(key) if data is None else decode_stored(data).head.queue_offset
 
     def on_arrival(self, arrival: Arrival) -> None:
         """A message begins to wait."""

@@ -1,7 +1,7 @@
 """The same expressions and properties into upstream's SqlFilter and ours: every answer must be the same.
 
-Expressions are random but seeded: half of them by the grammar, with operands of every type where they fit and where they
-do not; half of them words in any order. ``ROCKETMQ_PY_FULL=1`` tries fifty times as many.
+Expressions are random but seeded: half of them by the grammar, with operands of every type where they fit and where
+they do not; half of them words in any order. ``ROCKETMQ_PY_FULL=1`` tries fifty times as many.
 
 One difference is wanted: upstream does not look at what stands behind the end of an expression, ours refuses it.
 """

@@ -158,23 +158,25 @@ class Rig:
     """The broker, its loop and clock, and its clients."""
 
     def __init__(
-        self, directory: Path, levels: str = LEVELS, *, enable_retry_topic_v2: bool = False, synchronous: bool = True
-    ) -> None:
-        self.clock = ManualClock()
+        self, directory: Path, levels: str = LEVELS, *, vfs: str | None = None, clock: ManualClock | None = None,
+        synchronous: bool = True, **options: Any,
+    ) -> None:  # fmt: skip
+        self.clock = clock or ManualClock()
         self.loop = ManualLoop(self.clock)
         self.directory = directory
         self._levels = levels
-        self._enable_retry_topic_v2 = enable_retry_topic_v2
+        self._vfs = vfs
         self._synchronous = synchronous
+        self._options = options
         self._ports = itertools.count(50_000)
         self.versions = itertools.count(1)
         self.open()
 
     def open(self) -> None:
-        self.store = MessageStore(self.directory, synchronous=self._synchronous)
+        self.store = MessageStore(self.directory, synchronous=self._synchronous, vfs=self._vfs)
         self.controller = BrokerController(
             store=self.store, loop=self.loop, clock=self.clock, host="127.0.0.1", port=10_911,
-            delay_levels_ms=parse_delay_levels(self._levels), enable_retry_topic_v2=self._enable_retry_topic_v2,
+            delay_levels_ms=parse_delay_levels(self._levels), **self._options,
         )  # fmt: skip
         self.controller.start()
 

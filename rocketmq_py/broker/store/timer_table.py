@@ -51,3 +51,8 @@ class TimerTable:
             (until_ms, count),
         )
         return [TimerRow(*row) for row in rows]
+
+    def lowest_id(self) -> int | None:
+        """The message that has been stored first. Raises ``StoreError``."""
+        lowest: int | None = self._database.query("SELECT min(id) FROM timer")[0][0]
+        return lowest
