@@ -308,6 +308,23 @@ def test_no_answer_to_a_pop_goes_out_before_its_leases_are_on_the_disk(rig: Rig,
     assert client.answer(asked) is not None
 
 
+@pytest.mark.behaviour("EP-08")
+def test_a_wall_clock_that_is_set_neither_ends_nor_prolongs_leases(rig: Rig, client: Client) -> None:
+    client.send(b"a")
+    pop_now(client, invisibleTime=10_000)
+    rig.clock.shift_wall(3_600_000)
+    rig.loop.advance(9_000)
+    assert pop(client).code == 210
+    rig.clock.shift_wall(-7_200_000)
+    rig.loop.advance(2_000)
+    assert bodies(pop_now(client, invisibleTime=10_000)) == [b"a"]
+    rig.clock.shift_wall(-3_600_000)
+    rig.crash()
+    client = rig.client()
+    rig.loop.advance(11_000)
+    assert bodies(pop_now(client)) == [b"a"]
+
+
 @pytest.mark.behaviour("EP-09")
 def test_above_a_number_of_leases_nothing_more_of_a_queue_is_popped(
     rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
