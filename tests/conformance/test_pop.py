@@ -32,6 +32,8 @@ from tests.embedded import EmbeddedProcess
 
 SUCCESS, LATER = ConsumeConcurrentlyStatus.CONSUME_SUCCESS, ConsumeConcurrentlyStatus.RECONSUME_LATER
 
+FULL = os.environ.get("ROCKETMQ_PY_FULL") == "1"
+
 brokers = pytest.mark.parametrize("server", ["embedded", "apache-broker"], indirect=True)
 
 
@@ -119,7 +121,14 @@ def test_popped_messages_are_consumed_once_failed_ones_again_and_those_of_a_list
 
 
 @pytest.mark.behaviour("PA-09")
-@brokers
+@pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param("embedded", marks=pytest.mark.skipif(not FULL, reason="20 s, as on Apache's")),
+        "apache-broker",
+    ],
+    indirect=True,
+)
 def test_no_message_is_lost_when_a_group_is_switched_to_pop_and_back(
     server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer
 ) -> None:
@@ -277,7 +286,7 @@ def test_a_server_that_assigns_no_queues_is_pulled_with_a_warning(
     assert "does not assign queues (client_rebalance is False)" in caplog.text
 
 
-@pytest.mark.skipif(os.environ.get("ROCKETMQ_PY_FULL") != "1", reason="a cluster of its own, a minute")
+@pytest.mark.skipif(not FULL, reason="a cluster of its own, a minute")
 @pytest.mark.behaviour("PA-11")
 def test_the_second_form_of_pop_retry_topics_is_popped_and_after_a_switch_pulled(java: None) -> None:
     # In a namespace, too: brokers know topic and group by longer names than the user.

@@ -21,7 +21,7 @@ from tests.unit.broker_pop_support import ACK, CHANGE, pop, popped, settle
 from tests.unit.broker_rig import Rig
 
 FULL = settings.get_current_profile_name() == "full"
-EXAMPLES = 500 if FULL else 25
+EXAMPLES = 500 if FULL else 15
 STEPS = 60 if FULL else 40
 SETTINGS = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None)
 
