@@ -15,8 +15,9 @@ from typing import Any, Self
 from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.broker_controller import BrokerController, join_address
 from rocketmq_py.broker.store import MessageStore
+from rocketmq_py.broker.transactional_message_service import TransactionSettings
 from rocketmq_py.errors import ConfigError, IllegalStateError
-from rocketmq_py.model.config import check_range
+from rocketmq_py.model.config import INT_MAX, check_range
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
 from rocketmq_py.remoting.server import RemotingServer, ServerLoop, bind
 from rocketmq_py.runtime import Runtime, ThreadRuntime
@@ -48,6 +49,10 @@ class EmbeddedBroker:
         broker_port: of the broker; 0: any free one.
         message_delay_level: delays by level, Java's ``messageDelayLevel``.
         synchronous: False: an acknowledged message may be lost by a power cut. Never by the end of the process.
+        transaction_time_out: ms after which the producer of an open transaction is asked. Java's transactionTimeOut.
+        transaction_check_interval: ms between rounds of such questions. Java's transactionCheckInterval.
+        transaction_check_max: questions about one message; then it is given up. Java's transactionCheckMax.
+        message_status: whether statuses are kept of the messages of topics that do not say so themselves.
         host: address to listen at, ``0.0.0.0`` or ``::`` for all of this machine. Whoever reaches it may do everything,
             unless there are access keys.
         broker_ip1: address that clients are told to connect to. Java's brokerIP1; None: ``host``, if it is one.
@@ -58,7 +63,7 @@ class EmbeddedBroker:
         enable_retry_topic_v2: popped messages come back by topics ``%RETRY%group+topic``. Java's enableRetryTopicV2.
 
     Raises:
-        ConfigError: a port, an address, an amount, the access keys or the delay levels are none.
+        ConfigError: a port, an address, an amount, a time, the access keys or the delay levels are none.
     """
 
     def __init__(
@@ -69,6 +74,10 @@ class EmbeddedBroker:
         broker_port: int = 0,
         message_delay_level: str = DEFAULT_DELAY_LEVELS,
         synchronous: bool = True,
+        transaction_time_out: int = 6_000,
+        transaction_check_interval: int = 30_000,
+        transaction_check_max: int = 15,
+        message_status: bool = False,
         host: str = HOST,
         broker_ip1: str | None = None,
         file_reserved_time: int = FILE_RESERVED_TIME_HOURS,
@@ -90,9 +99,14 @@ class EmbeddedBroker:
             )
         self._directory = Path(directory)
         self._ports = namesrv_port, broker_port
+        check_range("transaction_time_out", transaction_time_out, 1, INT_MAX)
+        check_range("transaction_check_interval", transaction_check_interval, 1, INT_MAX)
+        check_range("transaction_check_max", transaction_check_max, 1, INT_MAX)
         self._make = partial(
             BrokerController,
             delay_levels_ms=parse_delay_levels(message_delay_level),
+            transactions=TransactionSettings(transaction_time_out, transaction_check_interval, transaction_check_max),
+            message_status=message_status,
             reserved_ms=file_reserved_time * _HOUR_MS or None,
             max_bytes=max_bytes,
             authentication=None if access_keys is None else Authentication(access_keys),
