@@ -48,6 +48,7 @@ class PopRequest:
         poll_ms: how long it may be kept waiting from then on; 0 to be answered at once.
         expression: None or empty for everything.
         attempt_id: of an orderly pop; the same one gets the same messages again.
+        skip_done: of an orderly pop: what is acknowledged of the last batch does not come again with what is not.
     """
 
     group: str
@@ -62,6 +63,7 @@ class PopRequest:
     init_mode: int = ConsumeInitMode.MAX
     order: bool = False
     attempt_id: str | None = None
+    skip_done: bool = False
 
 
 PopAnswer = Callable[[ResponseCode, PopResult], None]
@@ -172,7 +174,7 @@ class PopMessageProcessor:
         message_filter = read_filter(request.topic, request.expression_type, request.expression, 0)
         return PopCall(
             request.group, request.topic, max(request.queue_id, ALL_QUEUES), request.max_nums, request.invisible_ms,
-            message_filter, request.init_mode, request.order, request.attempt_id,
+            message_filter, request.init_mode, request.order, request.attempt_id, request.skip_done,
         )  # fmt: skip
 
     def _checked_topic(self, group_name: str, topic: str, queue_id: int) -> TopicConfig:
