@@ -158,7 +158,7 @@ class BrokerController(Dispatcher):
         self._loop = loop
         self._clock = clock
         self.commit_log = commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
-        topics = TopicConfigManager(store, commit_log, clock)
+        self.topics = topics = TopicConfigManager(store, commit_log, clock)
         self._stats = stats = BrokerStatsManager(loop, clock)
         self._broker2client = broker2client = Broker2Client(loop)
         self._consumers = consumers = ConsumerManager(broker2client)
