@@ -128,7 +128,7 @@ class GrpcClient:
         request = pb.ReceiveMessageRequest(
             group=pb.Resource(name=group),
             message_queue=pb.MessageQueue(topic=pb.Resource(name=topic), id=-1),
-            filter_expression=pb.FilterExpression(type=pb.TAG, expression=expression),
+            filter_expression=pb.FilterExpression(type=more.pop("kind", pb.TAG), expression=expression),
             batch_size=batch,
         )
         invisible_ms, poll_ms = more.pop("invisible_ms", None), more.pop("poll_ms", 20_000)

@@ -328,6 +328,22 @@ def test_a_message_group_always_goes_to_the_same_queue(rig: GrpcRig, client: Grp
 
 
 @pytest.mark.behaviour("GS-10")
+@pytest.mark.parametrize(
+    ("message_group", "queues"),
+    [  # as Guava says
+        ("group0", (0, 1, 1, 1, 7, 7, 793)),
+        ("order-42", (0, 0, 2, 3, 3, 10, 753)),
+        ("订单", (0, 1, 1, 1, 7, 7, 50)),
+        ("a\U0001f600b", (0, 1, 1, 3, 3, 11, 70)),
+    ],
+)
+def test_the_queue_of_a_message_group_is_the_one_that_upstreams_proxy_chooses(
+    message_group: str, queues: tuple[int, ...]
+) -> None:
+    assert tuple(queue_of(message_group, count) for count in (1, 2, 3, 4, 8, 16, 1_024)) == queues
+
+
+@pytest.mark.behaviour("GS-10")
 def test_a_priority_is_the_number_of_its_queue(rig: GrpcRig, client: GrpcClient) -> None:
     rig.put_topic(kind="PRIORITY", queues=3)
     client.send(*(message(str(priority).encode(), priority=priority) for priority in (0, 1, 2, 99)))

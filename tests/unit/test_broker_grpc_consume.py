@@ -156,6 +156,15 @@ def receive_all(rig: GrpcRig, client: GrpcClient, **more: Any) -> list[pb.Messag
     return [frame.message for frame in polling.frames if frame.HasField("message")]
 
 
+@pytest.mark.behaviour("GS-15")
+def test_an_sql_expression_filters_and_one_that_cannot_be_read_is_told(rig: GrpcRig, client: GrpcClient) -> None:
+    send(rig, b"1", properties={"price": "5"})
+    send(rig, b"2", properties={"price": "50"})
+    assert client.receive(kind=pb.SQL, expression="price > 10").bodies == [b"2"]
+    for wrong in ("", "price >"):
+        assert client.receive(kind=pb.SQL, expression=wrong).code == pb.ILLEGAL_FILTER_EXPRESSION
+
+
 @pytest.mark.behaviour("GS-16")
 def test_a_poll_that_is_given_up_takes_no_message(rig: GrpcRig, client: GrpcClient) -> None:
     polling = client.receive()
@@ -443,3 +452,46 @@ def test_a_dead_ordered_message_lets_its_queue_go_on(rig: GrpcRig, ordered: Grpc
     assert ordered.bury(one).code == pb.OK
     assert [each.body for each in dead(rig)] == [b"1"]
     assert ordered.receive().bodies == [b"2"]
+
+
+# Delays.
+
+
+@pytest.mark.behaviour("GS-34")
+def test_a_delayed_message_comes_at_its_moment_and_can_be_taken_back_before(rig: GrpcRig, client: GrpcClient) -> None:
+    rig.put_topic(kind="DELAY")
+    producer = rig.grpc_client("producer")
+    due_ms = rig.clock.wall_ms() + 5_000
+    sent = [message(body, message_id=body.decode(), delivery_ms=due_ms) for body in (b"kept", b"recalled")]
+    answer = producer.send(*sent)
+    assert answer.status.code == pb.OK
+    recall = pb.RecallMessageRequest(topic=pb.Resource(name=TOPIC), recall_handle=answer.entries[1].recall_handle)
+    recalled = producer.ask("RecallMessage", recall)
+    assert (recalled.status.code, recalled.message_id) == (pb.OK, "recalled")
+    polling = client.receive()
+    rig.loop.advance(4_000)
+    assert not polling.is_over
+    rig.loop.advance(3_000)
+    (got,) = polling.messages
+    assert (got.body, got.system_properties.message_type) == (b"kept", pb.DELAY)
+    assert got.system_properties.delivery_timestamp.ToMilliseconds() == due_ms
+    rig.loop.advance(3_000)
+    assert not receive_all(rig, client)
+
+
+@pytest.mark.behaviour("GS-34")
+@pytest.mark.parametrize(
+    ("topic", "handle", "code"),
+    [
+        (TOPIC, "nonsense", pb.BAD_REQUEST),
+        ("missing", "", pb.TOPIC_NOT_FOUND),
+        ("normal", "", pb.MESSAGE_PROPERTY_CONFLICT_WITH_TYPE),
+    ],
+)
+def test_what_cannot_be_recalled_is_told(
+    rig: GrpcRig, client: GrpcClient, topic: str, handle: str, code: pb.Code
+) -> None:
+    rig.put_topic(kind="DELAY")
+    rig.put_topic("normal")
+    request = pb.RecallMessageRequest(topic=pb.Resource(name=topic), recall_handle=handle)
+    assert client.ask("RecallMessage", request).status.code == code

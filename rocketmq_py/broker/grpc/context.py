@@ -56,6 +56,7 @@ _CODES: dict[int, pb.Code] = {
     # Upstream has no code for these and answers INTERNAL_SERVER_ERROR, which clients try again for ever.
     ResponseCode.NO_PERMISSION: pb.FORBIDDEN,
     ResponseCode.SUBSCRIPTION_PARSE_FAILED: pb.ILLEGAL_FILTER_EXPRESSION,
+    ResponseCode.ILLEGAL_OPERATION: pb.BAD_REQUEST,
 }
 
 

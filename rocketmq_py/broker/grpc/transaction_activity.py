@@ -96,4 +96,4 @@ class TransactionActivity:
             else:
                 done(pb.RecallMessageResponse(status=ok(), message_id=message_id))
 
-        self._service.ask(context, 370, fields, answered)
+        self._service.ask(context, RequestCode.RECALL_MESSAGE, fields, answered)
