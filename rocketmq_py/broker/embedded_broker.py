@@ -109,6 +109,7 @@ class EmbeddedBroker:
         check_range("transaction_check_interval", transaction_check_interval, 1, INT_MAX)
         check_range("transaction_check_max", transaction_check_max, 1, INT_MAX)
         self._grpc_port = grpc_port
+        self._authentication = None if access_keys is None else Authentication(access_keys)
         self._make = partial(
             BrokerController,
             delay_levels_ms=parse_delay_levels(message_delay_level),
@@ -116,7 +117,7 @@ class EmbeddedBroker:
             message_status=message_status,
             reserved_ms=file_reserved_time * _HOUR_MS or None,
             max_bytes=max_bytes,
-            authentication=None if access_keys is None else Authentication(access_keys),
+            authentication=self._authentication,
             enable_retry_topic_v2=enable_retry_topic_v2,
         )
         self._is_open = access_keys is None and not ipaddress.ip_address(self._host).is_loopback
@@ -137,7 +138,9 @@ class EmbeddedBroker:
         loop = ServerLoop(self._runtime, "EmbeddedBroker")
         running: _Running | None = None
         try:
-            running = _Running(self._runtime, loop, self._host, self._ports, self._told_host, self._grpc_port)
+            running = _Running(
+                self._runtime, loop, self._host, self._ports, self._told_host, self._grpc_port, self._authentication
+            )
             loop.run(running.start(self._directory, self._make, self._synchronous), START_TIMEOUT_MS)
         except BaseException:
             try:
@@ -204,8 +207,10 @@ class _Running:
         ports: tuple[int, int],
         told_host: str,
         grpc_port: int | None,
+        authentication: Authentication | None,
     ) -> None:
         self.loop = loop
+        self._authentication = authentication
         self.grpc_port = grpc_port
         self._host = host
         self._told_host = told_host
@@ -259,7 +264,7 @@ class _Running:
         if self.grpc_port is not None:
             from rocketmq_py.broker.grpc.server import GrpcServer
 
-            self._grpc_server = GrpcServer(RateLimitedLog(self._clock, _log))
+            self._grpc_server = GrpcServer(RateLimitedLog(self._clock, _log), self._authentication)
             self.grpc_port = self._grpc_server.bind(self._host, self.grpc_port)
 
     async def _serve_grpc(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -224,3 +225,30 @@ def test_a_port_that_is_taken_is_told_and_everything_closed_again(broker: Embedd
         EmbeddedBroker(tmp_path, grpc_port=taken).start()
     with EmbeddedBroker(tmp_path) as other:
         assert other.grpc_addr is None
+
+
+def signed(access_key: str, secret: str, date_time: str = "20260101T000000Z") -> tuple[tuple[str, str], ...]:
+    signature = hmac.new(secret.encode(), date_time.encode(), "sha1").hexdigest().upper()
+    authorization = f"MQv2-HMAC-SHA1 Credential={access_key}, SignedHeaders=x-mq-date-time, Signature={signature}"
+    return (("x-mq-client-id", "c"), ("x-mq-date-time", date_time), ("authorization", authorization))
+
+
+@pytest.mark.behaviour("GS-32")
+def test_with_access_keys_every_call_must_be_signed(tmp_path: Path) -> None:
+    with EmbeddedBroker(tmp_path, grpc_port=0, access_keys={"ak": "sk"}) as broker:
+        client = Client(broker)
+        request = pb.QueryRouteRequest(topic=pb.Resource(name="topic"))
+        try:
+            assert client.call("QueryRoute", request, headers=signed("ak", "sk")).status.code == pb.TOPIC_NOT_FOUND
+            for headers in (signed("ak", "other"), signed("other", "sk"), client.headers):
+                assert client.call("QueryRoute", request, headers=headers).status.code == pb.UNAUTHORIZED
+                (status, _) = client.receive("topic", headers=headers)
+                assert status.status.code == pb.UNAUTHORIZED
+            client.open_stream()
+            assert client.told.get(timeout=30).status.code == pb.UNAUTHORIZED
+            assert client.told.get(timeout=30) is None
+            client.headers = signed("ak", "sk")
+            client.open_stream()
+            assert client.tell_settings("topic").status.code == pb.OK, "its requests within are trusted"
+        finally:
+            client.close()

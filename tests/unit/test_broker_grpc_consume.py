@@ -457,7 +457,7 @@ def test_a_dead_ordered_message_lets_its_queue_go_on(rig: GrpcRig, ordered: Grpc
 # Delays.
 
 
-@pytest.mark.behaviour("GS-34")
+@pytest.mark.behaviour("GS-31")
 def test_a_delayed_message_comes_at_its_moment_and_can_be_taken_back_before(rig: GrpcRig, client: GrpcClient) -> None:
     rig.put_topic(kind="DELAY")
     producer = rig.grpc_client("producer")
@@ -479,7 +479,7 @@ def test_a_delayed_message_comes_at_its_moment_and_can_be_taken_back_before(rig:
     assert not receive_all(rig, client)
 
 
-@pytest.mark.behaviour("GS-34")
+@pytest.mark.behaviour("GS-31")
 @pytest.mark.parametrize(
     ("topic", "handle", "code"),
     [

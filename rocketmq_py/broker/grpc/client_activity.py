@@ -73,6 +73,7 @@ class GrpcClientChannel:
         self._answer: RemotingCommand | None = None
         self._nonces = itertools.count(1)
         self._questions: dict[str, RemotingCommand] = {}
+        self._language = context.language
         self.client_id = context.client_id
         self.remote_address = context.remote_address
         self.remote_host = context.remote_host
@@ -87,7 +88,7 @@ class GrpcClientChannel:
             BrokerError: it refuses.
         """
         self._answer = None
-        self._broker.on_request(self, RemotingCommand(code, body=body))
+        self._broker.on_request(self, RemotingCommand(code, body=body, language=self._language), trusted=True)
         answer, self._answer = self._answer, None
         if answer is None:
             raise BrokerError(ResponseCode.SYSTEM_ERROR, f"the broker did not answer {code}")
@@ -154,7 +155,7 @@ class GrpcClientChannel:
         if question is not None:
             answer = RemotingCommand.response(question.opaque, code, remark)
             answer.body = body
-            self._broker.on_request(self, answer)
+            self._broker.on_request(self, answer, trusted=True)
 
     def close(self) -> None:
         """End the stream: the broker has not heard of this client for long."""

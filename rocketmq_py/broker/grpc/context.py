@@ -25,6 +25,7 @@ class ProxyContext:
         remote_address: ``host:port`` of the peer.
         remote_host: the same, packed as on the wire of the broker.
         client_version: as told, may be empty.
+        language: one of ``remoting.frame.LANGUAGES``.
         remaining_ms: until the client gives up; None when it told no deadline.
     """
 
@@ -32,6 +33,7 @@ class ProxyContext:
     remote_address: str = "127.0.0.1:0"
     remote_host: bytes = bytes((127, 0, 0, 1, 0, 0, 0, 0))
     client_version: str = ""
+    language: str = "OTHER"
     remaining_ms: int | None = None
 
 

@@ -15,7 +15,7 @@ Answered = Callable[[RemotingCommand], None]
 class Broker(Protocol):
     """Who answers: ``broker_controller.BrokerController``."""
 
-    def on_request(self, channel: Channel, request: RemotingCommand) -> None:
+    def on_request(self, channel: Channel, request: RemotingCommand, *, trusted: bool = False) -> None:
         """Answer by ``channel.write``, now or later."""
         ...
 
@@ -67,5 +67,5 @@ class LocalMessageService:
         """Make a request; ``answered`` is called with the answer, perhaps before this returns."""
         call = Call(self._broker, context, answered)
         texts = {name: str(value) for name, value in fields.items()}
-        self._broker.on_request(call, RemotingCommand(code, 0, 0, None, texts, body))
+        self._broker.on_request(call, RemotingCommand(code, 0, 0, None, texts, body), trusted=True)
         return call

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.grpc.application import GrpcMessagingApplication, Unary
 from rocketmq_py.broker.grpc.context import GrpcProxyError, ProxyContext, status_of
 from rocketmq_py.broker.grpc.receive_message_activity import Frames
-from rocketmq_py.errors import ConnectError, RocketMQError
+from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError
 from rocketmq_py.grpc_v2.methods import METHODS, SERVICE_NAME, Method
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.message import pack_host
 from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.remoting.frame import LANGUAGES
 
 REQUEST_MAX_BYTES = 130 * 1024 * 1024
 """Source: grpcMaxInboundMessageSize."""
@@ -49,7 +51,10 @@ _OPTIONS = (
 
 _CLIENT_ID = "x-mq-client-id"
 _CLIENT_VERSION = "x-mq-client-version"
+_LANGUAGE = "x-mq-language"
 _CLIENT_ID_MAX_LENGTH = 1_024
+
+_LANGUAGE_NAMES = {"GOLANG": "GO", "DOT_NET": "DOTNET"}
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
@@ -58,11 +63,18 @@ class GrpcServer:
     """The gRPC port. All of it is called on the broker's loop.
 
     Args:
+        authentication: asked before anything is done; None: everybody may ask everything.
         credentials: for TLS; None for plain HTTP/2.
     """
 
-    def __init__(self, log: RateLimitedLog, credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(
+        self,
+        log: RateLimitedLog,
+        authentication: Authentication | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self._log = log
+        self._authentication = authentication
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
         self._credentials = credentials
 
@@ -82,7 +94,7 @@ class GrpcServer:
 
     async def serve(self, application: GrpcMessagingApplication) -> None:
         """Answer."""
-        edge = _Edge(application, self._log)
+        edge = _Edge(application, self._log, self._authentication)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(edge.unary(name, answer), *_codec(METHODS[name]))
             for name, answer in application.unary.items()
@@ -103,9 +115,26 @@ class GrpcServer:
 class _Edge:
     """Turns calls into questions to the application, and back."""
 
-    def __init__(self, application: GrpcMessagingApplication, log: RateLimitedLog) -> None:
+    def __init__(
+        self, application: GrpcMessagingApplication, log: RateLimitedLog, authentication: Authentication | None
+    ) -> None:
         self._application = application
         self._log = log
+        self._authentication = authentication
+
+    def _context(self, call_context: Any) -> ProxyContext:
+        """Who calls, checked.
+
+        Raises:
+            GrpcProxyError: it does not say, or is not who it says.
+        """
+        headers = dict(call_context.invocation_metadata() or ())
+        if self._authentication is not None:
+            try:
+                self._authentication.check_header(headers.get("authorization", ""), headers.get("x-mq-date-time", ""))
+            except BrokerError as error:
+                raise GrpcProxyError(pb.UNAUTHORIZED, error.remark) from None
+        return _context(call_context, headers)
 
     def unary(self, name: str, answer: Unary) -> Handler:
         response = METHODS[name].response
@@ -118,7 +147,7 @@ class _Edge:
                     reply.set_result(message)
 
             try:
-                answer(_context(call_context), request, done)
+                answer(self._context(call_context), request, done)
             except Exception as error:  # noqa: BLE001 - border: one call's fault must not stop the others
                 self._note(name, error)
                 return response(status=status_of(error))  # every response has one
@@ -140,7 +169,7 @@ class _Edge:
 
         try:
             try:
-                polling = receives.receive_message(_context(call_context), request, done)
+                polling = receives.receive_message(self._context(call_context), request, done)
             except Exception as error:  # noqa: BLE001 - as above
                 self._note("ReceiveMessage", error)
                 done(receives.refused(error))
@@ -158,7 +187,7 @@ class _Edge:
         clients = self._application.clients
         stream = _Stream()
         try:
-            context = _context(call_context)
+            context = self._context(call_context)
         except GrpcProxyError as error:
             await call_context.write(pb.TelemetryCommand(status=status_of(error)))
             return
@@ -219,13 +248,12 @@ class _Stream:
             yield command
 
 
-def _context(call_context: Any) -> ProxyContext:
+def _context(call_context: Any, headers: Mapping[str, str]) -> ProxyContext:
     """Who calls.
 
     Raises:
         GrpcProxyError: it does not say.
     """
-    headers = dict(call_context.invocation_metadata() or ())
     client_id = headers.get(_CLIENT_ID, "")
     if not client_id.strip():
         raise GrpcProxyError(pb.CLIENT_ID_REQUIRED, f"the header {_CLIENT_ID} is missing")
@@ -238,8 +266,15 @@ def _context(call_context: Any) -> ProxyContext:
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         pack_host((host, port)),
         headers.get(_CLIENT_VERSION, ""),
+        _language(headers.get(_LANGUAGE, "")),
         None if remaining_s is None else int(remaining_s * 1_000),
     )
+
+
+def _language(text: str) -> str:
+    """The remoting protocol's name of a language. Upstream ends the call when it is none."""
+    name = _LANGUAGE_NAMES.get(text, text)
+    return name if name in LANGUAGES else "OTHER"
 
 
 def _peer(text: str) -> tuple[str, int]:
