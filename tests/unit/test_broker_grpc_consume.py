@@ -11,7 +11,7 @@ import pytest
 
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.message import MessageExt
-from rocketmq_py.remoting.message_codec import compress
+from rocketmq_py.model.compression import compress
 from tests.unit.broker_rig import GROUP, TOPIC, messages
 from tests.unit.grpc_rig import GrpcClient, GrpcRig, message
 

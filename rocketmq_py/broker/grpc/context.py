@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -11,6 +11,8 @@ from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.remoting.frame import RemotingCommand
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 INVISIBLE_MAX_MS = 12 * 60 * 60 * 1_000
 """Source: maxInvisibleTimeMills."""
@@ -136,7 +138,7 @@ def check_invisible_ms(duration_ms: int, least_ms: int = 0) -> None:
 
 def has_control_character(text: str) -> bool:
     """Whether a character of ISO control is in it."""
-    return any(unicodedata.category(character) == "Cc" for character in text)
+    return _CONTROL.search(text) is not None
 
 
 def malformed(error: ProtocolError) -> GrpcProxyError:
