@@ -71,6 +71,23 @@ def test_a_consumer_is_told_what_its_groups_configuration_is_now(rig: GrpcRig, c
     assert len(again.backoff_policy.customized_backoff.next) == 18
 
 
+@pytest.mark.behaviour("GS-01")
+def test_a_consumer_is_told_its_groups_own_delays(rig: GrpcRig, client: GrpcClient) -> None:
+    exponential = {"initial": 1_500, "max": 60_000, "multiplier": 3}
+    rig.put_group(groupRetryPolicy={"type": "EXPONENTIAL", "exponentialRetryPolicy": exponential})
+    backoff = client.settings(client.consumer_settings()).backoff_policy.exponential_backoff
+    assert (backoff.initial.ToMilliseconds(), backoff.max.ToMilliseconds(), backoff.multiplier) == (1_500, 60_000, 3)
+    rig.put_group(groupRetryPolicy={"type": "EXPONENTIAL"})
+    backoff = client.settings(client.consumer_settings()).backoff_policy.exponential_backoff
+    assert (backoff.initial.ToSeconds(), backoff.max.ToSeconds(), backoff.multiplier) == (5, 7_200, 2)
+    rig.put_group(groupRetryPolicy={"type": "CUSTOMIZED", "customizedRetryPolicy": {"next": [100, 2_000]}})
+    delays = client.settings(client.consumer_settings()).backoff_policy.customized_backoff.next
+    assert [each.ToMilliseconds() for each in delays] == [100, 2_000]
+    for odd in ({"type": 3}, {"type": "CUSTOMIZED", "customizedRetryPolicy": {"next": "soon"}}):
+        rig.put_group(groupRetryPolicy=odd)
+        assert len(client.settings(client.consumer_settings()).backoff_policy.customized_backoff.next) == 18
+
+
 @pytest.mark.behaviour("GS-02")
 @pytest.mark.parametrize(
     ("settings", "code"),

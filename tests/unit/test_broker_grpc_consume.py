@@ -495,3 +495,84 @@ def test_what_cannot_be_recalled_is_told(
     rig.put_topic("normal")
     request = pb.RecallMessageRequest(topic=pb.Resource(name=topic), recall_handle=handle)
     assert client.ask("RecallMessage", request).status.code == code
+
+
+# Transactions.
+
+
+def half(rig: GrpcRig, producer: GrpcClient, body: bytes = b"half") -> str:
+    """Send a half message; the id of its transaction."""
+    (entry,) = producer.send(message(body, message_id=body.decode(), message_type=pb.TRANSACTION)).entries
+    assert entry.status.code == pb.OK
+    return str(entry.transaction_id)
+
+
+def end(producer: GrpcClient, transaction_id: str, resolution: pb.TransactionResolution) -> pb.Code:
+    request = pb.EndTransactionRequest(
+        topic=pb.Resource(name=TOPIC), transaction_id=transaction_id, resolution=resolution, source=pb.SOURCE_CLIENT
+    )
+    code: pb.Code = producer.ask("EndTransaction", request).status.code
+    return code
+
+
+@pytest.fixture
+def producer(rig: GrpcRig) -> GrpcClient:
+    rig.put_topic(kind="TRANSACTION")
+    made = rig.grpc_client("producer")
+    made.settings(made.producer_settings())
+    return made
+
+
+@pytest.mark.behaviour("GS-37")
+def test_a_half_message_is_delivered_when_it_is_committed_once_and_at_any_time(
+    rig: GrpcRig, client: GrpcClient, producer: GrpcClient
+) -> None:
+    transaction = half(rig, producer)
+    polling = client.receive()
+    assert not polling.is_over
+    assert end(producer, transaction, pb.TRANSACTION_RESOLUTION_UNSPECIFIED) == pb.OK
+    for _ in range(4):
+        rig.loop.advance(10_000)
+        producer.heartbeat(group=None)
+    polling = client.receive()
+    assert end(producer, transaction, pb.COMMIT) == pb.OK
+    assert polling.bodies == [b"half"]
+    assert polling.messages[0].system_properties.message_id == "half"
+    assert not polling.messages[0].user_properties
+    assert end(producer, transaction, pb.COMMIT) == pb.OK
+    assert end(producer, transaction, pb.ROLLBACK) == pb.OK
+    assert receive_all(rig, client) == [], "it has been ended"
+
+
+@pytest.mark.behaviour("GS-37")
+def test_a_half_message_that_is_rolled_back_is_never_delivered(
+    rig: GrpcRig, client: GrpcClient, producer: GrpcClient
+) -> None:
+    assert end(producer, half(rig, producer), pb.ROLLBACK) == pb.OK
+    assert receive_all(rig, client) == []
+
+
+@pytest.mark.behaviour("GS-37")
+@pytest.mark.parametrize("transaction", ["", " ", "nonsense", "0 1", "a b c"])
+def test_an_id_that_is_none_ends_no_transaction(producer: GrpcClient, transaction: str) -> None:
+    assert end(producer, transaction, pb.COMMIT) == pb.INVALID_TRANSACTION_ID
+
+
+@pytest.mark.behaviour("GS-38")
+def test_a_producer_of_the_topic_is_asked_on_its_stream_and_its_answer_counts(
+    rig: GrpcRig, client: GrpcClient, producer: GrpcClient
+) -> None:
+    half(rig, producer)
+    del producer.stream.told[:]
+    for _ in range(7):
+        rig.loop.advance(10_000)
+        producer.heartbeat(group=None)
+        if producer.stream.told:
+            break
+    command = producer.stream.told[0].recover_orphaned_transaction_command
+    assert (command.message.body, command.message.topic.name) == (b"half", TOPIC)
+    assert command.message.system_properties.message_id == "half"
+    assert command.message.system_properties.message_type == pb.TRANSACTION
+    assert end(producer, command.transaction_id, pb.COMMIT) == pb.OK
+    client.heartbeat()
+    assert client.receive().bodies == [b"half"]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from rocketmq_py.broker.grpc.context import INVISIBLE_MAX_MS
 from rocketmq_py.broker.send_message_processor import MAX_MESSAGE_BYTES
 from rocketmq_py.broker.topic_config import SubscriptionGroupConfig, TopicConfigManager
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
@@ -27,6 +31,12 @@ RETRY_DELAYS_MS = (
     *(minutes * _MINUTE_MS for minutes in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30, 60, 120)),
 )
 """How long a consumer is to wait between attempts. Source: CustomizedRetryPolicy."""
+DELAYS_MAX = 100
+
+EXPONENTIAL_INITIAL_MS = 5_000
+EXPONENTIAL_MAX_MS = 2 * 60 * _MINUTE_MS
+EXPONENTIAL_MULTIPLIER = 2
+"""Source: ExponentialRetryPolicy."""
 
 
 class GrpcClientSettingsManager:
@@ -81,12 +91,31 @@ def merge_subscription(settings: pb.Settings, group: SubscriptionGroupConfig) ->
     """What a consumer of this group is to do."""
     policy = settings.backoff_policy
     policy.max_attempts = group.retryMaxTimes + 1
-    del policy.customized_backoff.next[:]
-    for delay_ms in RETRY_DELAYS_MS:
-        policy.customized_backoff.next.add().FromMilliseconds(delay_ms)
+    _merge_backoff(policy, group.groupRetryPolicy)
     subscription = settings.subscription
     subscription.fifo = group.consumeMessageOrderly
     subscription.receive_batch_size = RECEIVE_BATCH_SIZE
     subscription.long_polling_timeout.FromMilliseconds(LONG_POLLING_MAX_MS)
     subscription.lite_subscription_quota = LITE_SUBSCRIPTION_QUOTA
     subscription.max_lite_topic_size = LITE_TOPIC_MAX_LENGTH
+
+
+def _merge_backoff(policy: pb.RetryPolicy, told: Mapping[str, Any]) -> None:
+    """The group's own delays; upstream's where it has none, or what it has is none. Source: GroupRetryPolicy."""
+    exponential, customized = told.get("exponentialRetryPolicy"), told.get("customizedRetryPolicy")
+    if told.get("type") == "EXPONENTIAL":
+        fields = exponential if isinstance(exponential, dict) else {}
+        backoff = policy.exponential_backoff
+        backoff.initial.FromMilliseconds(_delay_ms(fields.get("initial"), EXPONENTIAL_INITIAL_MS))
+        backoff.max.FromMilliseconds(_delay_ms(fields.get("max"), EXPONENTIAL_MAX_MS))
+        backoff.multiplier = _delay_ms(fields.get("multiplier"), EXPONENTIAL_MULTIPLIER)
+        return
+    wanted = customized.get("next") if isinstance(customized, dict) else None
+    delays_ms = [_delay_ms(each, 0) for each in wanted] if isinstance(wanted, list) and wanted else RETRY_DELAYS_MS
+    del policy.customized_backoff.next[:]
+    for delay_ms in delays_ms[:DELAYS_MAX]:
+        policy.customized_backoff.next.add().FromMilliseconds(delay_ms)
+
+
+def _delay_ms(value: object, otherwise: int) -> int:
+    return value if type(value) is int and 0 < value <= INVISIBLE_MAX_MS else otherwise
