@@ -81,10 +81,14 @@ class GrpcClient:
 
     # What tests ask for often.
 
+    def tell(self, command: pb.TelemetryCommand) -> None:
+        """Say something on the stream."""
+        self._rig.application.clients.telemetry(self.context, command, self.stream)
+        self._rig.loop.run()
+
     def settings(self, settings: pb.Settings) -> pb.Settings:
         """Tell settings; what comes back."""
-        self._rig.application.clients.telemetry(self.context, pb.TelemetryCommand(settings=settings), self.stream)
-        self._rig.loop.run()
+        self.tell(pb.TelemetryCommand(settings=settings))
         told = self.stream.told[-1]
         assert told.status.code == pb.OK
         return told.settings

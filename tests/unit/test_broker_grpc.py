@@ -11,6 +11,7 @@ import pytest
 from rocketmq_py.broker.grpc.context import GrpcProxyError
 from rocketmq_py.broker.grpc.message_group import queue_of
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.remoting import bodies
 from tests.unit.broker_rig import GROUP, TOPIC, messages
@@ -376,3 +377,50 @@ def test_a_store_that_failed_is_an_error_of_each_message(rig: GrpcRig, client: G
     assert answer.status.code == pb.INTERNAL_SERVER_ERROR
     assert "nothing more is stored" in answer.entries[0].status.message
     rig.open()
+
+
+# Questions of operators.
+
+
+@pytest.mark.behaviour("GS-39")
+def test_an_operators_questions_reach_the_client_on_its_stream_and_its_answers_the_operator(
+    rig: GrpcRig, client: GrpcClient
+) -> None:
+    rig.put_topic()
+    client.settings(client.consumer_settings())
+    operator = rig.client()
+    asked = operator.begin(307, {"consumerGroup": GROUP, "clientId": "client", "jstackEnable": "true"})
+    nonce = client.stream.told[-1].print_thread_stack_trace_command.nonce
+    trace = pb.ThreadStackTrace(nonce=nonce, thread_stack_trace="at work")
+    client.tell(pb.TelemetryCommand(status=pb.Status(code=pb.OK), thread_stack_trace=trace))
+    answer = operator.answer(asked)
+    assert answer is not None
+    assert fastjson.loads(answer.body)["jstack"] == "at work"
+
+    msg_id = operator.send(b"this one").ext_fields["msgId"]
+    for code, result in ((pb.OK, "CR_SUCCESS"), (pb.FAILED_TO_CONSUME_MESSAGE, "CR_LATER")):
+        asked = operator.begin(309, {"consumerGroup": GROUP, "clientId": "client", "msgId": msg_id, "topic": TOPIC})
+        command = client.stream.told[-1].verify_message_command
+        assert command.message.body == b"this one"
+        verified = pb.VerifyMessageResult(nonce=command.nonce)
+        client.tell(pb.TelemetryCommand(status=pb.Status(code=code), verify_message_result=verified))
+        answer = operator.answer(asked)
+        assert answer is not None
+        assert fastjson.loads(answer.body)["consumeResult"] == result
+        client.tell(pb.TelemetryCommand(status=pb.Status(code=code), verify_message_result=verified))
+
+
+@pytest.mark.behaviour("GS-39")
+def test_a_client_that_does_not_answer_an_operator_has_questions_in_bounded_number(
+    rig: GrpcRig, client: GrpcClient
+) -> None:
+    client.settings(client.consumer_settings())
+    operator = rig.client()
+    fields = {"consumerGroup": GROUP, "clientId": "client", "jstackEnable": "true"}
+    asked = [operator.begin(307, fields) for _ in range(101)]
+    for told in client.stream.told[1:]:
+        trace = pb.ThreadStackTrace(nonce=told.print_thread_stack_trace_command.nonce)
+        client.tell(pb.TelemetryCommand(status=pb.Status(code=pb.UNSUPPORTED), thread_stack_trace=trace))
+    answers = [operator.answer(each) for each in asked]
+    assert answers[0] is None, "forgotten"
+    assert all(answer is not None and answer.code == 1 for answer in answers[1:])
