@@ -252,3 +252,25 @@ def test_with_access_keys_every_call_must_be_signed(tmp_path: Path) -> None:
             assert client.tell_settings("topic").status.code == pb.OK, "its requests within are trusted"
         finally:
             client.close()
+
+
+@pytest.mark.behaviour("GS-40")
+@pytest.mark.parametrize(
+    "nonsense", [b"", b"\xff\xff\xff\xff", b"\x0a\x02\x12\x01", b"\x0a\x04\x12\x02\xff\xfe", b"x" * 5_000]
+)
+def test_nonsense_costs_its_own_call_only(client: Client, topic: str, nonsense: bytes) -> None:
+    for name, method in METHODS.items():
+        kinds = [
+            "stream" if streaming else "unary" for streaming in (method.request_streaming, method.response_streaming)
+        ]
+        make = getattr(client.channel, "_".join(kinds))
+        rpc = make(method.path, None, method.response.FromString)
+        try:
+            answer = rpc(
+                iter([nonsense]) if method.request_streaming else nonsense, timeout=30, metadata=client.headers
+            )
+            for frame in answer if method.response_streaming else [answer]:
+                assert frame.status.code != pb.OK or not method.response_streaming, (name, frame)
+        except grpc.RpcError as error:
+            assert error.code() != grpc.StatusCode.DEADLINE_EXCEEDED, name
+    assert client.call("QueryRoute", pb.QueryRouteRequest(topic=pb.Resource(name=topic))).status.code == pb.OK
