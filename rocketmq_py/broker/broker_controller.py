@@ -83,7 +83,9 @@ class BrokerController(Dispatcher):
         topics = TopicConfigManager(store, self._commit_log)
         self._consumers = ConsumerManager(clock)
         self._offsets = ConsumerOffsetManager(store, self._commit_log, loop)
-        self._schedule = ScheduleMessageService(self._commit_log, loop, clock, delay_levels_ms, store.delay_offsets())
+        self._schedule = ScheduleMessageService(
+            self._commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
+        )
         locks = RebalanceLockManager(clock=clock)
         self._pulls = PullMessageProcessor(
             loop=loop, clock=clock, commit_log=self._commit_log, topics=topics, consumers=self._consumers,

@@ -9,12 +9,13 @@ Source: CommitLog and its GroupCommitService, ConsumeQueue; the way of writing i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
-from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row, checksum
+from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row, Write, checksum
+from rocketmq_py.broker.store.message_table import add_queue
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
 from rocketmq_py.model.message import MessageConst, MessageHead, format_properties
@@ -103,7 +104,7 @@ class CommitLog:
         self._on_arrival = on_arrival
         self._queues: dict[QueueKey, Queue] = {
             key: Queue(state.row, state.min_offset, state.max_offset, state.max_offset)
-            for key, state in store.queues().items()
+            for key, state in store.messages.queues().items()
         }
         self._next_queue_row = 1 + max((queue.row for queue in self._queues.values()), default=0)
         self._next_id = store.last_id + 1
@@ -131,16 +132,16 @@ class CommitLog:
     def read(self, key: QueueKey, offset: int, count: int) -> list[tuple[int, bytes]]:
         """Committed messages from an offset on: (queue offset, data). Raises ``StoreError``."""
         queue = self._queues.get(key)
-        return [] if queue is None else self._store.read(queue.row, offset, count)
+        return [] if queue is None else self._store.messages.read(queue.row, offset, count)
 
     def scan(self, key: QueueKey, offset: int, count: int) -> list[tuple[int, int, int]]:
         """(queue offset, physical offset, tags code) from an offset on. Raises ``StoreError``."""
         queue = self._queues.get(key)
-        return [] if queue is None else self._store.scan(queue.row, offset, count)
+        return [] if queue is None else self._store.messages.scan(queue.row, offset, count)
 
     def look_message_by_offset(self, physical_offset: int) -> bytes | None:
         """One committed message. Raises ``StoreError``."""
-        return self._store.by_id(physical_offset)
+        return self._store.messages.by_id(physical_offset)
 
     def search_offset(self, key: QueueKey, timestamp_ms: int) -> int:
         """First offset stored at or after a moment; the queue's end when there is none. Raises ``StoreError``."""
@@ -150,7 +151,7 @@ class CommitLog:
         low, high = queue.min_offset, queue.max_offset
         while low < high:
             middle = (low + high) // 2
-            stored_ms = self._store.stored_ms(queue.row, middle)
+            stored_ms = self._store.messages.stored_ms(queue.row, middle)
             if stored_ms is not None and stored_ms < timestamp_ms:
                 low = middle + 1
             else:
@@ -164,15 +165,13 @@ class CommitLog:
         """Whether too much waits for its commit already."""
         return self._pending_bytes > PENDING_MAX_BYTES
 
-    def put(
-        self, messages: Sequence[MessageInner], stored: Stored, delay_offsets: Mapping[int, int] | None = None
-    ) -> list[Place]:
+    def put(self, messages: Sequence[MessageInner], stored: Stored, writes: Iterable[Write] = ()) -> list[Place]:
         """Store messages, and whole or not at all what belongs to them.
 
         Args:
             messages: get their places at once, in this order.
             stored: called when they are on the disk, with the error if they never will be.
-            delay_offsets: progress of delay queues by level, to be committed together with the messages.
+            writes: what else is to be committed together with the messages.
 
         Raises:
             ConfigError, struct.error: a message does not fit the format; none is stored.
@@ -207,29 +206,18 @@ class CommitLog:
         self._pending.rows += rows
         self._pending_bytes += sum(len(row.data) for row in rows)
         self._arrivals += arrivals
-        self._pending.delay_offsets.update(delay_offsets or {})
-        self._wait(stored)
+        self.write(writes, stored)
         return places
 
     def _add_queue(self, key: QueueKey) -> Queue:
         queue = self._queues[key] = Queue(self._next_queue_row, 0, 0, 0)
-        self._pending.queues[queue.row] = key
+        self._pending.writes.append(add_queue(queue.row, key))
         self._next_queue_row += 1
         return queue
 
-    def put_topic(self, name: str, config: Mapping[str, Any], stored: Stored) -> None:
-        """Store a topic's configuration."""
-        self._pending.topics[name] = config
-        self._wait(stored)
-
-    def put_group(self, name: str, config: Mapping[str, Any], stored: Stored) -> None:
-        """Store a group's configuration."""
-        self._pending.groups[name] = config
-        self._wait(stored)
-
-    def put_consumer_offsets(self, offsets: Mapping[tuple[str, str, int], int], stored: Stored) -> None:
-        """Store committed offsets by group, topic and queue id."""
-        self._pending.consumer_offsets.update(offsets)
+    def write(self, writes: Iterable[Write], stored: Stored) -> None:
+        """Store anything else, in this order and whole or not at all; ``stored`` as in ``put``."""
+        self._pending.writes += writes
         self._wait(stored)
 
     def when_idle(self, job: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import MessageStore, QueueKey
+from rocketmq_py.broker.store.offset_table import put_consumer_offsets
 from rocketmq_py.errors import StoreError
 
 FLUSH_INTERVAL_MS = 1_000
@@ -19,7 +20,7 @@ class ConsumerOffsetManager:
     def __init__(self, store: MessageStore, commit_log: CommitLog, loop: Loop) -> None:
         self._commit_log = commit_log
         self._loop = loop
-        self._offsets = store.consumer_offsets()
+        self._offsets = store.offsets.consumer_offsets()
         self._changed: dict[tuple[str, str, int], int] = {}
 
     def query_offset(self, group: str, key: QueueKey) -> int:
@@ -39,7 +40,7 @@ class ConsumerOffsetManager:
         """Store what changed."""
         changed, self._changed = self._changed, {}
         if changed:
-            self._commit_log.put_consumer_offsets(changed, lambda error: self._stored(changed, error))
+            self._commit_log.write([put_consumer_offsets(changed)], lambda error: self._stored(changed, error))
 
     def _stored(self, changed: Mapping[tuple[str, str, int], int], error: StoreError | None) -> None:
         if error is not None:

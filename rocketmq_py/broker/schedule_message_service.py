@@ -13,6 +13,7 @@ from dataclasses import replace
 from rocketmq_py.broker.commit_log import Arrival, CommitLog, MessageInner
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import QueueKey
+from rocketmq_py.broker.store.offset_table import put_delay_offset
 from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
@@ -104,7 +105,7 @@ class ScheduleMessageService:
                 self._awaited.discard(level)
                 self._await_head(level)
 
-        self._commit_log.put(messages, stored, delay_offsets={level: end})
+        self._commit_log.put(messages, stored, [put_delay_offset(level, end)])
 
     @staticmethod
     def _real(data: bytes) -> MessageInner:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from rocketmq_py.broker.commit_log import CommitLog, Stored
 from rocketmq_py.broker.store import MessageStore
+from rocketmq_py.broker.store.configuration_table import put_group, put_topic
 from rocketmq_py.errors import BrokerError, ConfigError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import PermName, ResponseCode
@@ -70,8 +71,10 @@ class TopicConfigManager:
 
     def __init__(self, store: MessageStore, commit_log: CommitLog) -> None:
         self._commit_log = commit_log
-        self._topics = {name: TopicConfig(**config) for name, config in store.topics().items()}
-        self._groups = {name: SubscriptionGroupConfig(**config) for name, config in store.groups().items()}
+        self._topics = {name: TopicConfig(**config) for name, config in store.configurations.topics().items()}
+        self._groups = {
+            name: SubscriptionGroupConfig(**config) for name, config in store.configurations.groups().items()
+        }
 
     def topic(self, name: str) -> TopicConfig | None:
         """A topic that clients may use; the template for new ones is one, too."""
@@ -110,7 +113,7 @@ class TopicConfigManager:
             return
         _check_room(self._topics, config.topicName)
         self._topics[config.topicName] = config
-        self._commit_log.put_topic(config.topicName, asdict(config), stored)
+        self._commit_log.write([put_topic(config.topicName, asdict(config))], stored)
 
     def ensure_topic(self, name: str, queues: int, perm: int = READ_WRITE) -> TopicConfig:
         """A topic, created when it is not there: for retries, dead letters and first sends."""
@@ -135,7 +138,7 @@ class TopicConfigManager:
             return
         _check_room(self._groups, config.groupName)
         self._groups[config.groupName] = config
-        self._commit_log.put_group(config.groupName, asdict(config), stored)
+        self._commit_log.write([put_group(config.groupName, asdict(config))], stored)
 
     def ensure_group(self, name: str) -> SubscriptionGroupConfig | None:
         """A group, created when it is not there; None when its name is not legal."""

@@ -241,8 +241,8 @@ def test_kills_cost_no_acknowledged_message_and_double_no_delayed_one() -> None:
 
         # The same in the file.
         with closing(MessageStore(broker.directory)) as store:
-            assert store.delay_offsets() == {LEVEL: waiting}
-            assert store.queues()[QueueKey(SCHEDULE_TOPIC, LEVEL - 1)].max_offset == waiting
+            assert store.offsets.delay_offsets() == {LEVEL: waiting}
+            assert store.messages.queues()[QueueKey(SCHEDULE_TOPIC, LEVEL - 1)].max_offset == waiting
             assert len(list(read_all(store))) == len(reader.found) + waiting
     assert len(board.stored) > KILLS
     assert len(board.delayed) > KILLS

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from rocketmq_py.broker import store as store_module
 from rocketmq_py.broker.commit_log import CommitLog, MessageInner
 from rocketmq_py.broker.store import MessageStore, QueueKey
+from rocketmq_py.broker.store import database as store_module
+from rocketmq_py.broker.store.configuration_table import put_topic
+from rocketmq_py.broker.store.offset_table import put_consumer_offsets, put_delay_offset
 from rocketmq_py.errors import StoreError
 from rocketmq_py.testing import ManualClock
 from tests.broker.power_cut import Disk, InlineLoop, read_all
@@ -88,18 +90,18 @@ class Life:
         kind = chance.random()
         if kind < 0.1:
             topic = f"topic-{len(self._known.topics)}"
-            log.put_topic(topic, {"topicName": topic}, lambda error: self._known.topics.add(topic))
+            log.write([put_topic(topic, {"topicName": topic})], lambda error: self._known.topics.add(topic))
             return
         if kind < 0.2:
             offset = self._known.consumed + 1
-            log.put_consumer_offsets({(GROUP, "a", 0): offset}, lambda error: self._consumed(offset))
+            log.write([put_consumer_offsets({(GROUP, "a", 0): offset})], lambda error: self._consumed(offset))
             return
         key = DELAYED if kind < 0.3 else chance.choice(QUEUES)
         # Small, as most are; more than a page; more than SQLite keeps in memory before a commit.
         size = chance.choice([10, 200, 1_000, 40_000] if chance.random() < 0.98 else [3_000_000])
         count = 1 if key == DELAYED or size > 100_000 else chance.randint(1, 5)
         bodies = [chance.randbytes(size) for _ in range(count)]
-        delay = {LEVEL: len(self._of(DELAYED, log))} if key == DELAYED else None
+        delay = [put_delay_offset(LEVEL, len(self._of(DELAYED, log)))] if key == DELAYED else []
 
         def stored(error: StoreError | None) -> None:
             assert error is None
@@ -137,10 +139,12 @@ def lives(folder: Path, seed: int, *, synchronous: bool) -> Iterator[dict[tuple[
             for key, offset, body in read_all(store):
                 assert body in attempted[key, offset]
                 known.acknowledged[key, offset] = body
-            known.consumed = store.consumer_offsets().get((GROUP, "a", 0), 0)
-            known.topics = set(store.topics())
+            known.consumed = store.offsets.consumer_offsets().get((GROUP, "a", 0), 0)
+            known.topics = set(store.configurations.topics())
             # What belongs together is there together.
-            assert store.delay_offsets().get(LEVEL, 0) == len([key for key, _ in known.acknowledged if key == DELAYED])
+            assert store.offsets.delay_offsets().get(LEVEL, 0) == len(
+                [key for key, _ in known.acknowledged if key == DELAYED]
+            )
         if synchronous:
             assert known.consumed >= at_cut.consumed
             assert known.topics >= at_cut.topics

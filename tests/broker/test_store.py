@@ -9,16 +9,30 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from rocketmq_py.broker import store as store_module
 from rocketmq_py.broker.commit_log import Arrival, CommitLog, MessageInner
-from rocketmq_py.broker.store import APPLICATION_ID, PAGE_BYTES, SCHEMA_VERSION, Changes, MessageStore, QueueKey
+from rocketmq_py.broker.store import (
+    APPLICATION_ID,
+    PAGE_BYTES,
+    SCHEMA_VERSION,
+    Changes,
+    MessageStore,
+    QueueKey,
+    checksum,
+)
+from rocketmq_py.broker.store import database as store_module
+from rocketmq_py.broker.store.configuration_table import put_group, put_topic
+from rocketmq_py.broker.store.offset_table import put_consumer_offsets, put_delay_offset
 from rocketmq_py.errors import StoreError
+from rocketmq_py.model.message import MessageHead
+from rocketmq_py.remoting.message_codec import encode_stored
 from rocketmq_py.testing import ManualClock
 from tests.broker.power_cut import Disk, InlineLoop, read_all
 
@@ -39,7 +53,11 @@ class Opened:
 
     def put(self, *bodies: bytes, key: QueueKey = KEY, delay: dict[int, int] | None = None) -> StoreError | None:
         """Store messages in one group; the answer."""
-        self.log.put([MessageInner(*key, body, {}) for body in bodies], self.answers.append, delay)
+        self.log.put(
+            [MessageInner(*key, body, {}) for body in bodies],
+            self.answers.append,
+            [put_delay_offset(*place) for place in (delay or {}).items()],
+        )
         self.loop.run()
         return self.answers[-1]
 
@@ -156,19 +174,19 @@ def test_a_second_start_carries_on(directory: Path) -> None:
     with opened(directory) as rig:
         bodies = fill(rig, 3)
         assert rig.put(b"x", b"y", key=other, delay={2: 1, 5: 9}) is None
-        rig.log.put_topic("topic", {"topicName": "topic", "perm": 6}, rig.answers.append)
-        rig.log.put_group("group", {"groupName": "group"}, rig.answers.append)
-        rig.log.put_consumer_offsets({("group", "topic", 7): 1}, rig.answers.append)
+        rig.log.write([put_topic("topic", {"topicName": "topic", "perm": 6})], rig.answers.append)
+        rig.log.write([put_group("group", {"groupName": "group"})], rig.answers.append)
+        rig.log.write([put_consumer_offsets({("group", "topic", 7): 1})], rig.answers.append)
         rig.loop.run()
         assert rig.answers[-3:] == [None] * 3
     with opened(directory) as rig:
         assert rig.bodies() == bodies
         assert rig.bodies(other) == [b"x", b"y"]
         assert rig.store.last_id == 5
-        assert rig.store.topics() == {"topic": {"topicName": "topic", "perm": 6}}
-        assert rig.store.groups() == {"group": {"groupName": "group"}}
-        assert rig.store.consumer_offsets() == {("group", "topic", 7): 1}
-        assert rig.store.delay_offsets() == {2: 1, 5: 9}
+        assert rig.store.configurations.topics() == {"topic": {"topicName": "topic", "perm": 6}}
+        assert rig.store.configurations.groups() == {"group": {"groupName": "group"}}
+        assert rig.store.offsets.consumer_offsets() == {("group", "topic", 7): 1}
+        assert rig.store.offsets.delay_offsets() == {2: 1, 5: 9}
         (place,) = rig.log.put([MessageInner(*other, b"z", {})], rig.answers.append)
         assert place == (2, 6)
         (place,) = rig.log.put([MessageInner("new", 0, b"n", {})], rig.answers.append)
@@ -184,7 +202,7 @@ def test_an_empty_directory_becomes_a_store_with_its_parents(tmp_path: Path) -> 
     for directory in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
         with opened(directory) as rig:
             assert rig.store.last_id == 0
-            assert rig.store.queues() == {}
+            assert rig.store.messages.queues() == {}
             assert rig.put(b"first") is None
 
 
@@ -203,8 +221,9 @@ def test_closing_twice_is_closing_once_and_nothing_works_afterwards(directory: P
     rig.store.close()
     assert not (directory / "store.db-wal").exists()
     uses: list[Callable[[], Any]] = [
-        rig.store.queues, lambda: rig.store.by_id(1), lambda: rig.store.write(Changes(topics={"a": {}})),
-        lambda: rig.store.commit(2), lambda: rig.store.read(1, 0, 1),
+        rig.store.messages.queues, lambda: rig.store.messages.by_id(1),
+        lambda: rig.store.write(Changes(writes=[put_topic("a", {})])), lambda: rig.store.commit(2),
+        lambda: rig.store.messages.read(1, 0, 1),
     ]  # fmt: skip
     for use in uses:
         with pytest.raises(StoreError):
@@ -271,9 +290,92 @@ def test_the_store_of_a_newer_version_is_refused_and_left_alone(directory: Path)
     with closing(apsw.Connection(str(path))) as plain:
         plain.pragma("user_version", SCHEMA_VERSION + 1)
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"written by a newer rocketmq_py \(store version 2.*upgrade"):
+    with pytest.raises(StoreError, match=r"written by a newer rocketmq_py \(store version 3.*upgrade"):
         MessageStore(directory)
     assert path.read_bytes() == before
+
+
+_VERSION_1 = """
+CREATE TABLE topic (name TEXT PRIMARY KEY, config TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE consumer_group (name TEXT PRIMARY KEY, config TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE queue (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, queue_id INTEGER NOT NULL, UNIQUE (topic, queue_id));
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, queue_offset INTEGER NOT NULL, tags_code INTEGER NOT NULL,
+    stored_ms INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX message_by_queue ON message (queue, queue_offset);
+CREATE TABLE consumer_offset (
+    consumer_group TEXT, topic TEXT, queue_id INTEGER, offset INTEGER NOT NULL,
+    PRIMARY KEY (consumer_group, topic, queue_id)
+) WITHOUT ROWID;
+CREATE TABLE delay_offset (level INTEGER PRIMARY KEY, offset INTEGER NOT NULL);
+"""
+
+
+def store_of_version_1(directory: Path, bodies: list[bytes]) -> None:
+    directory.mkdir()
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        plain.pragma("page_size", PAGE_BYTES)
+        plain.pragma("auto_vacuum", 2)
+        plain.pragma("journal_mode", "wal")
+        plain.execute(_VERSION_1)
+        plain.pragma("application_id", APPLICATION_ID)
+        plain.pragma("user_version", 1)
+        plain.execute("INSERT INTO queue VALUES (1, 'topic', 0)")
+        for offset, body in enumerate(bodies):
+            data = encode_stored(
+                MessageHead(0, 0, 0, 0, 0, offset, offset + 1, 0, 0, bytes(8), 0, bytes(8), 0, 0), "topic", body, ""
+            )
+            row = (offset + 1, 1, offset, 0, 0, checksum(1, offset, data), data)
+            plain.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _tables(directory: Path) -> dict[str, list[Any]]:
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        assert plain.pragma("user_version") == SCHEMA_VERSION
+        names = [
+            name for (name,) in plain.execute("SELECT name FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+        ]
+        return {name: plain.execute(f"PRAGMA table_xinfo({name})").fetchall() for name in names}
+
+
+@pytest.mark.behaviour("ES-12")
+def test_a_store_of_version_1_carries_on_with_the_tables_of_a_new_one(directory: Path, tmp_path: Path) -> None:
+    bodies = [b"first", b"second"]
+    store_of_version_1(directory, bodies)
+    filled(tmp_path / "new", 1)
+    for more in (b"third", b"fourth"):
+        with opened(directory) as rig:
+            assert rig.bodies() == bodies
+            assert rig.put(more) is None
+            bodies.append(more)
+    assert _tables(directory) == _tables(tmp_path / "new")
+
+
+@pytest.mark.behaviour("ES-12")
+def test_an_upgrade_that_fails_anywhere_leaves_a_store_that_can_be_upgraded(directory: Path) -> None:
+    def fails_at(steps: Iterator[int], step: int, doing: str, name: str) -> None:
+        if next(steps) == step:
+            raise apsw.FullError("injected")
+
+    refusals: list[str] = []
+    opens = False
+    while not opens:
+        store_of_version_1(directory, [b"first"])
+        with Disk(directory) as disk:
+            disk.on_step = partial(fails_at, count(), len(refusals))
+            try:
+                MessageStore(directory, vfs=disk.name).close()
+                opens = True
+            except StoreError as error:
+                refusals.append(str(error))
+            _works(disk)
+        with opened(directory) as rig:
+            assert rig.bodies() == [b"first"]
+            assert rig.put(b"more") is None
+        shutil.rmtree(directory)
+    assert len(refusals) > 5
+    assert all(["the disk is full. Make room" in text for text in refusals])
 
 
 @pytest.mark.behaviour("ES-06")
@@ -304,12 +406,12 @@ def test_a_changed_byte_of_a_message_is_told_when_it_is_read(directory: Path) ->
     bodies = filled(directory)
     changed(directory / "store.db", lambda content: _flip(content, content.index(bodies[2])))
     with opened(directory) as rig:
-        (queue,) = rig.store.queues().values()
-        assert len(rig.store.read(queue.row, 0, 2)) == 2
-        for read in (lambda: rig.store.read(queue.row, 2, 1), lambda: rig.store.by_id(3)):
+        (queue,) = rig.store.messages.queues().values()
+        assert len(rig.store.messages.read(queue.row, 0, 2)) == 2
+        for read in (lambda: rig.store.messages.read(queue.row, 2, 1), lambda: rig.store.messages.by_id(3)):
             with pytest.raises(StoreError, match=r"is damaged: a message's checksum is wrong. Restore a copy"):
                 read()
-        assert len(rig.store.read(queue.row, 3, 2)) == 2
+        assert len(rig.store.messages.read(queue.row, 3, 2)) == 2
 
 
 @pytest.mark.behaviour("ES-07")
@@ -381,12 +483,17 @@ def root_page(directory: Path, name: str) -> int:
 
 def read_everything(directory: Path) -> list[bytes]:
     with opened(directory) as rig:
-        for state in rig.store.queues().values():
-            rows = rig.store.scan(state.row, 0, 1_000)
+        for state in rig.store.messages.queues().values():
+            rows = rig.store.messages.scan(state.row, 0, 1_000)
             for offset, row_id, _ in rows:
-                rig.store.by_id(row_id)
-                rig.store.stored_ms(state.row, offset)
-        for read in (rig.store.topics, rig.store.groups, rig.store.consumer_offsets, rig.store.delay_offsets):
+                rig.store.messages.by_id(row_id)
+                rig.store.messages.stored_ms(state.row, offset)
+        for read in (
+            rig.store.configurations.topics,
+            rig.store.configurations.groups,
+            rig.store.offsets.consumer_offsets,
+            rig.store.offsets.delay_offsets,
+        ):
             read()
         return rig.bodies()
 
@@ -509,7 +616,7 @@ def test_after_a_failed_write_nothing_is_acknowledged_until_the_next_start(
                 assert text in str(refusal)
                 if attempt == 1:
                     _works(disk)  # what the disk has now nobody knows: working again does not help
-            rig.log.put_consumer_offsets({("group", "topic", 0): 1}, rig.answers.append)
+            rig.log.write([put_consumer_offsets({("group", "topic", 0): 1})], rig.answers.append)
             rig.loop.run()
             assert rig.answers[-1] is rig.log.failure
             assert len(rig.arrivals) == told
@@ -526,7 +633,7 @@ def test_what_waited_behind_a_failed_write_is_refused_too(directory: Path) -> No
     with Disk(directory) as disk, opened(directory, disk.name) as rig:
         _fails(disk, apsw.IOError, "sync")
         rig.log.put([MessageInner(*KEY, b"first", {})], rig.answers.append)
-        rig.log.put_topic("topic", {}, rig.answers.append)
+        rig.log.write([put_topic("topic", {})], rig.answers.append)
         rig.log.put([MessageInner(*KEY, b"second", {})], rig.answers.append)
         idle: list[str] = []
         rig.log.when_idle(lambda: idle.append("idle"))
@@ -546,7 +653,7 @@ def test_a_failed_write_of_last_id_counts_as_well(directory: Path, monkeypatch: 
     with opened(directory) as rig:
         assert rig.put(b"first") is None
         with monkeypatch.context() as patch:
-            patch.setattr(rig.store, "_last_id_file", Full())
+            patch.setattr(rig.store._database, "_last_id_file", Full())
             assert "No space left on device" in str(rig.put(b"second"))
         assert "started again" in str(rig.put(b"third"))
     with opened(directory) as rig:
@@ -628,15 +735,15 @@ def test_no_read_holds_back_the_checkpoints(directory: Path, read: str, monkeypa
     monkeypatch.setattr(store_module, "CHECKPOINT_PAGES", 20)
     with opened(directory) as rig:
         fill(rig, 3)
-        rig.log.put_topic("a", {}, rig.answers.append)
-        rig.log.put_topic("b", {}, rig.answers.append)
+        rig.log.write([put_topic("a", {})], rig.answers.append)
+        rig.log.write([put_topic("b", {})], rig.answers.append)
         rig.loop.run()
         reads: dict[str, Callable[[], Any]] = {
-            "by_id": lambda: rig.store.by_id(1),
-            "stored_ms": lambda: rig.store.stored_ms(1, 0),
-            "read": lambda: rig.store.read(1, 0, 1),
-            "scan": lambda: rig.store.scan(1, 0, 1),
-            "topics": rig.store.topics,
+            "by_id": lambda: rig.store.messages.by_id(1),
+            "stored_ms": lambda: rig.store.messages.stored_ms(1, 0),
+            "read": lambda: rig.store.messages.read(1, 0, 1),
+            "scan": lambda: rig.store.messages.scan(1, 0, 1),
+            "topics": rig.store.configurations.topics,
         }
         assert reads[read]()
         fill(rig, 100, 10_000)
@@ -654,7 +761,7 @@ def test_one_thread_reads_while_another_commits(directory: Path, monkeypatch: py
         seen = [0]
         try:
             while written.is_alive():
-                seen.append(len(rig.store.read(1, 0, 1_000)))
+                seen.append(len(rig.store.messages.read(1, 0, 1_000)))
         finally:
             written.join()
         assert seen == sorted(seen)

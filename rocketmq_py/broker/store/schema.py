@@ -1,0 +1,73 @@
+"""Which tables there are, by the version of the store that brought them.
+
+A store of an older version gets what it lacks in one transaction when it is opened. What has been released is never
+changed: whoever needs more adds to the newest version while it is not released, and begins a new one after that.
+
+SQLite has no checksums in its tables. ``checksum(...)``, an SQL function of ours, is a CRC over a row's values: what is
+written has it, and whoever reads compares.
+
+Rows that belong to a message go with it: a table of such rows has a trigger on the deletion of messages.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x524D5150  # "RMQP"
+
+_MESSAGES = """
+CREATE TABLE queue (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, queue_id INTEGER NOT NULL, UNIQUE (topic, queue_id));
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY,        -- physical offset
+    queue INTEGER NOT NULL,
+    queue_offset INTEGER NOT NULL,
+    tags_code INTEGER NOT NULL,    -- Java hash of the tag, 0 for none; of a delayed message when it is due, wall ms
+    stored_ms INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    data BLOB NOT NULL             -- as it goes to consumers
+);
+CREATE UNIQUE INDEX message_by_queue ON message (queue, queue_offset);
+"""
+
+_CONFIGURATIONS = """
+CREATE TABLE topic (name TEXT PRIMARY KEY, config TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE consumer_group (name TEXT PRIMARY KEY, config TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_OFFSETS = """
+CREATE TABLE consumer_offset (
+    consumer_group TEXT, topic TEXT, queue_id INTEGER, offset INTEGER NOT NULL,
+    PRIMARY KEY (consumer_group, topic, queue_id)
+) WITHOUT ROWID;
+CREATE TABLE delay_offset (level INTEGER PRIMARY KEY, offset INTEGER NOT NULL);
+"""
+
+_CHECKSUMS = """
+ALTER TABLE queue ADD COLUMN min_offset INTEGER NOT NULL DEFAULT 0;  -- what is below has been deleted
+ALTER TABLE queue ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE queue SET crc = checksum(id, topic, queue_id, min_offset);
+ALTER TABLE topic ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE topic SET crc = checksum(name, config);
+ALTER TABLE consumer_group ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE consumer_group SET crc = checksum(name, config);
+ALTER TABLE consumer_offset ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE consumer_offset SET crc = checksum(consumer_group, topic, queue_id, offset);
+ALTER TABLE delay_offset ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE delay_offset SET crc = checksum(level, offset);
+"""
+
+_RETENTION = """
+CREATE TABLE deleted (id INTEGER PRIMARY KEY CHECK (id = 1), last_id INTEGER NOT NULL, crc INTEGER NOT NULL);
+INSERT INTO deleted VALUES (1, 0, checksum(0));  -- highest message id deleted
+"""
+
+VERSIONS = (
+    (_MESSAGES, _CONFIGURATIONS, _OFFSETS),
+    (_CHECKSUMS, _RETENTION),
+)
+"""By version, from 1 on, the tables of each subject that it added."""
+
+SCHEMA_VERSION = len(VERSIONS)
+
+
+def script(version: int) -> str:
+    """What a store of a version lacks; 0 for a new one."""
+    return "".join(subject for subjects in VERSIONS[version:] for subject in subjects)
