@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from rocketmq_py.cli.output import CONTROLS
 from rocketmq_py.cli.signals import end_wish
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.config import ConsumeFromWhere, MessageModel
@@ -65,10 +66,6 @@ def consume(
     return printer.failure is None and (in_time or count is None)
 
 
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
-"""A message must not steer the terminal, nor look like two."""
-
-
 class _Printer:
     """Writes each message before it is acknowledged. With a count, what comes beyond it is left to others."""
 
@@ -118,7 +115,7 @@ class _Printer:
     def _line(self, msg: MessageExt) -> str:
         if self._as_json:
             return json.dumps(as_dict(msg), ensure_ascii=False)
-        text = msg.body.decode(errors="replace").translate(_CONTROLS)
+        text = msg.body.decode(errors="replace").translate(CONTROLS)
         return f"{msg.topic} {msg.broker_name}/{msg.queue_id} @{msg.queue_offset} {msg.msg_id} {text}"
 
 

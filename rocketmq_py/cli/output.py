@@ -20,12 +20,13 @@ def print_json_line(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
+_RIGHT = {int, float, type(None)}
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns of text: numbers to the right, the rest to the left; None is a dash."""
     told = [list(row) for row in rows]
-    right = [
-        all(row[column] is None or isinstance(row[column], int | float) for row in told) for column in range(len(heads))
-    ]
+    right = [all(type(row[column]) in _RIGHT for row in told) for column in range(len(heads))]
     cells = [list(heads), *([_cell(value) for value in row] for row in told)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     return "\n".join(
