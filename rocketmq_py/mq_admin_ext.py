@@ -186,20 +186,10 @@ class DefaultMQAdminExt(ClientConfig):
                 failures.append(str(error))
         raise ConnectError(f"no name server can be reached, check namesrv_addr: {'; '.join(failures)}")
 
-    def _brokers_of(self, *topics: str) -> list[str]:
-        """Addresses of the brokers of the first topic that exists, a master where there is one.
-
-        Source: BrokerData.selectBrokerAddr.
-        """
-        for topic in topics:
-            try:
-                brokers = self.examine_topic_route_info(topic).broker_datas
-            except BrokerError as error:
-                if error.code != ResponseCode.TOPIC_NOT_EXIST or topic == topics[-1]:
-                    raise
-            else:
-                return [address for broker in brokers if (address := _select_broker_addr(broker)) is not None]
-        raise ValueError("no topic was named")
+    def _brokers_of(self, topic: str) -> list[str]:
+        """Addresses of a topic's brokers, a master where there is one. Source: BrokerData.selectBrokerAddr."""
+        brokers = self.examine_topic_route_info(topic).broker_datas
+        return [address for broker in brokers if (address := _select_broker_addr(broker)) is not None]
 
     # Topics.
 
@@ -287,11 +277,14 @@ class DefaultMQAdminExt(ClientConfig):
     # Offsets.
 
     def examine_consume_stats(self, group: str, topic: str | None = None) -> ConsumeStats:
-        """How far a group is in a topic, or in all that it has offsets in and, while it runs, subscribes to."""
-        topics = [names.retry_topic(group), *([] if topic is None else [topic])]
+        """How far a group is in a topic, or in all that it has offsets in and, while it runs, subscribes to.
+
+        Asks the brokers of the topic (Java: of the group's retry topic, which may not be on all of them), or, without
+        one, of the retry topic. ``BrokerError`` TOPIC_NOT_EXIST: the topic, or the group's retry topic, is not there.
+        """
         found: dict[MessageQueue, OffsetWrapper] = {}
         tps = 0.0
-        for address in self._brokers_of(*topics):
+        for address in self._brokers_of(topic or names.retry_topic(group)):
             stats = self.api.consume_stats(address, group, topic)
             found.update(stats.offset_table)
             tps += stats.consume_tps

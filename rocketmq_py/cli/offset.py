@@ -10,6 +10,8 @@ import typer
 from rocketmq_py.cli.offset_reset import QueueReset, Way, carry_out, parse_target, plan
 from rocketmq_py.cli.options import AdminNameServers, AsJson, DryRun, errors_as_messages
 from rocketmq_py.cli.output import moment, print_json, table
+from rocketmq_py.errors import BrokerError
+from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 app = typer.Typer(no_args_is_help=True, help="Offsets of groups: show them, reset them.")
@@ -40,7 +42,12 @@ def show(
 
 
 def _progress(admin: DefaultMQAdminExt, group: str, topic: str | None) -> dict[str, Any]:
-    stats = admin.examine_consume_stats(group, topic)
+    try:
+        stats = admin.examine_consume_stats(group, topic)
+    except BrokerError as error:
+        if error.code != ResponseCode.TOPIC_NOT_EXIST or topic is not None:
+            raise
+        raise BrokerError(error.code, f"group {group} has not consumed yet: it has no retry topic") from None
     masters = admin.all_master_addresses()
     queues = []
     for mq, offsets in stats.offset_table.items():

@@ -56,5 +56,5 @@ class errors_as_messages:  # noqa: N801 - reads as a statement
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, RocketMQError):
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)  # name servers add a line with a link
             raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error

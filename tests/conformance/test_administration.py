@@ -168,6 +168,9 @@ def test_the_offsets_of_a_group_that_does_not_run_are_shown_and_reset(
     nobody = run("offset", "show", "--group", server.group(), "--topic", topic, "--json")
     assert (set(places(nobody, "committed").values()), told(nobody)["lag"]) == ({None}, COUNT)
 
+    assert "has not consumed yet" in run("offset", "show", "--group", "nobody", code=1).stderr
+    assert len(run("offset", "show", "--group", "nobody", "--topic", "nothing", code=1).stderr.splitlines()) == 1
+
     of_it = ("--group", group, "--topic", topic, "--json")
     dry = run("offset", "reset", *of_it, "--to", "first", "--dry-run")
     assert places(dry, "after") == dict.fromkeys(range(QUEUES), 0)

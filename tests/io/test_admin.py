@@ -147,6 +147,16 @@ def test_members_are_those_of_the_first_broker_that_knows_any(
     assert admin.examine_consumer_connection_info("g") is None
 
 
+def test_progress_in_a_topic_is_asked_of_the_brokers_of_the_topic(site: Site, admin: DefaultMQAdminExt) -> None:
+    site.answers[208] = (
+        f'{{"consumeTps":1.0,"offsetTable":{{{MQ % 0}:{{"brokerOffset":9,"consumerOffset":4,"lastTimestamp":0}}}}}}'
+    )
+    assert sum(offsets.lag for offsets in admin.examine_consume_stats("g", "t").offset_table.values()) == 5
+    admin.examine_consume_stats("g")
+    assert [asked["topic"] for asked in site.asked(105)] == ["t", "%RETRY%g"]
+    assert [asked.get("topic") for asked in site.asked(208)] == ["t", None]
+
+
 def test_names_that_no_broker_takes_are_refused_before_they_are_sent(site: Site, admin: DefaultMQAdminExt) -> None:
     with pytest.raises(ConfigError, match="illegal characters"):
         admin.create_and_update_topic_config([site.server.address], TopicConfig("a b"))
