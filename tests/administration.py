@@ -23,6 +23,9 @@ CLUSTER_NAME = "DefaultCluster"
 #: below the range from which a machine takes its outgoing ports, so that a port stays ours while its server is down
 _PORTS = range(12_000, 32_000)
 
+#: hypothesis seeds the shared one, in every worker alike
+_RANDOM = random.Random()
+
 
 class ClusterError(Exception):
     """The cluster did not do what was asked; the message carries the tail of its logs where they help."""
@@ -225,7 +228,7 @@ def text_of(value: object) -> str:
 def free_ports(*offsets: int) -> list[int]:
     """Ports at these distances from one another that nobody listens on."""
     while True:
-        base = random.choice(_PORTS)
+        base = _RANDOM.choice(_PORTS)
         ports = [base + offset for offset in offsets]
         try:
             for port in ports:

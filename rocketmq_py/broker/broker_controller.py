@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from rocketmq_py.broker.admin_broker_processor import AdminBrokerProcessor
+from rocketmq_py.broker.broker2client import Broker2Client
+from rocketmq_py.broker.broker_config import BrokerConfig
+from rocketmq_py.broker.broker_info_processor import BrokerInfoProcessor
+from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, refusal
 from rocketmq_py.broker.client_manage_processor import ClientManageProcessor
 from rocketmq_py.broker.commit_log import Arrival, CommitLog
+from rocketmq_py.broker.connection_processor import ConnectionProcessor
 from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
+from rocketmq_py.broker.group_processor import GroupProcessor
+from rocketmq_py.broker.kv_config_manager import KVConfigManager
 from rocketmq_py.broker.loop import Loop
+from rocketmq_py.broker.message_request_mode_manager import MessageRequestModeManager
 from rocketmq_py.broker.name_server import NameServer
+from rocketmq_py.broker.offset_processor import OffsetProcessor
+from rocketmq_py.broker.producer_manager import ProducerManager
 from rocketmq_py.broker.pull_message_processor import PullMessageProcessor
+from rocketmq_py.broker.query_assignment_processor import QueryAssignmentProcessor
+from rocketmq_py.broker.query_message_processor import QueryMessageProcessor
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
+from rocketmq_py.broker.reply_message_processor import ReplyMessageProcessor
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
 from rocketmq_py.broker.send_message_processor import SendMessageProcessor
 from rocketmq_py.broker.store import MessageStore
 from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC, TopicConfigManager
+from rocketmq_py.broker.topic_processor import TopicProcessor
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, RocketMQError
+from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.message import pack_host
 from rocketmq_py.remoting.frame import RemotingCommand
@@ -33,6 +48,14 @@ CHANNEL_SCAN_INTERVAL_MS = 10_000
 _log = logging.getLogger(__name__)
 
 
+class Processor(Protocol):
+    """Whoever answers some requests."""
+
+    def handlers(self) -> dict[int, Handler]:
+        """What it answers, by code."""
+        ...
+
+
 class Dispatcher:
     """Answers requests by their code: what one port serves."""
 
@@ -40,8 +63,9 @@ class Dispatcher:
         self._handlers = handlers
 
     def on_request(self, channel: Channel, request: RemotingCommand) -> None:
-        """Answer a request; answers of clients are for nobody, because nothing is asked of them."""
+        """Answer a request, or take the answer to one of ours."""
         if request.is_response:
+            self.on_response(channel, request)
             return
         handler = self._handlers.get(request.code)
         answer: RemotingCommand | None
@@ -61,6 +85,9 @@ class Dispatcher:
         if answer is not None and not request.is_oneway:
             channel.write(answer)
 
+    def on_response(self, channel: Channel, response: RemotingCommand) -> None:
+        """An answer of a client: for nobody here, because nothing is asked."""
+
     def on_close(self, channel: Channel) -> None:
         """Nothing is kept per connection."""
 
@@ -78,43 +105,81 @@ class BrokerController(Dispatcher):
         self, *, store: MessageStore, loop: Loop, clock: Clock, host: str, port: int, delay_levels_ms: list[int]
     ) -> None:
         store_host = pack_host((host, port))
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        levels = " ".join(f"{each // 1_000}s" for each in delay_levels_ms)
+        config = BrokerConfig(CLUSTER_NAME, BROKER_NAME, address, others={"messageDelayLevel": levels})
         self._loop = loop
-        self._commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
-        topics = TopicConfigManager(store, self._commit_log)
-        self._consumers = ConsumerManager(clock)
-        self._offsets = ConsumerOffsetManager(store, self._commit_log, loop)
-        self._schedule = ScheduleMessageService(
-            self._commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
+        self._clock = clock
+        self._commit_log = commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
+        topics = TopicConfigManager(store, commit_log, clock)
+        self._stats = stats = BrokerStatsManager(loop, clock)
+        self._broker2client = broker2client = Broker2Client(loop)
+        self._consumers = consumers = ConsumerManager(broker2client)
+        self._producers = producers = ProducerManager()
+        self._offsets = offsets = ConsumerOffsetManager(store, commit_log, loop)
+        self._schedule = schedule = ScheduleMessageService(
+            commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
         )
         locks = RebalanceLockManager(clock=clock)
         self._pulls = PullMessageProcessor(
-            loop=loop, clock=clock, commit_log=self._commit_log, topics=topics, consumers=self._consumers,
-            offsets=self._offsets,
+            loop=loop, clock=clock, commit_log=commit_log, topics=topics, consumers=consumers, offsets=offsets,
+            stats=stats,
         )  # fmt: skip
         sends = SendMessageProcessor(
-            clock=clock, commit_log=self._commit_log, topics=topics, schedule=self._schedule, locks=locks,
+            clock=clock, commit_log=commit_log, topics=topics, schedule=schedule, locks=locks,
             cluster=CLUSTER_NAME, store_host=store_host,
         )  # fmt: skip
-        clients = ClientManageProcessor(
-            commit_log=self._commit_log, topics=topics, consumers=self._consumers, offsets=self._offsets, locks=locks
-        )
-        admin = AdminBrokerProcessor(commit_log=self._commit_log, topics=topics)
-        super().__init__({**sends.handlers(), **self._pulls.handlers(), **clients.handlers(), **admin.handlers()})
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.name_server = Dispatcher(NameServer(topics, CLUSTER_NAME, BROKER_NAME, address).handlers())
+        processors: list[Processor] = [
+            sends,
+            self._pulls,
+            ReplyMessageProcessor(
+                clock=clock, sends=sends, producers=producers, broker2client=broker2client, broker_addr=address
+            ),
+            QueryMessageProcessor(commit_log),
+            ClientManageProcessor(clock=clock, topics=topics, consumers=consumers, producers=producers, locks=locks),
+            QueryAssignmentProcessor(
+                config=config, topics=topics, consumers=consumers, modes=MessageRequestModeManager(store, commit_log)
+            ),
+            TopicProcessor(
+                commit_log=commit_log, topics=topics, offsets=offsets, stats=stats, broker_name=BROKER_NAME
+            ),
+            GroupProcessor(topics=topics, offsets=offsets, stats=stats),
+            OffsetProcessor(
+                clock=clock, config=config, commit_log=commit_log, topics=topics, consumers=consumers,
+                offsets=offsets, stats=stats, broker2client=broker2client,
+            ),
+            ConnectionProcessor(
+                clock=clock, commit_log=commit_log, topics=topics, consumers=consumers, producers=producers,
+                broker2client=broker2client, broker_name=BROKER_NAME,
+            ),
+            BrokerInfoProcessor(
+                clock=clock, config=config, commit_log=commit_log, schedule=schedule, stats=stats,
+                directory=store.directory,
+            ),
+        ]  # fmt: skip
+        super().__init__({code: handler for each in processors for code, handler in each.handlers().items()})
+        topics.ensure_topic(CLUSTER_NAME + names.REPLY_TOPIC_POSTFIX, 1)
+        kv_configs = KVConfigManager(store, commit_log)
+        self.name_server = Dispatcher(NameServer(topics, kv_configs, CLUSTER_NAME, BROKER_NAME, address).handlers())
 
     def start(self) -> None:
         """Begin what runs by itself."""
         self._pulls.holds.start()
         self._schedule.start()
+        self._stats.start()
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
 
     def _scan_channels(self) -> None:
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
-        self._consumers.scan_not_active_channels()
+        now_ms = self._clock.monotonic_ms()
+        for channel in self._consumers.silent(now_ms) | self._producers.silent(now_ms):
+            _log.warning("no heartbeat from %s, its connection is closed", channel.remote_address)
+            self.on_close(channel)
+            channel.close()
 
     def _on_arrival(self, arrivals: Sequence[Arrival]) -> None:
         for arrival in arrivals:
+            self._stats.inc_topic_put_nums(arrival.key.topic, 1)
             if arrival.key.topic == SCHEDULE_TOPIC:
                 self._schedule.on_arrival(arrival)
         self._pulls.holds.notify_arriving(arrivals)
@@ -123,6 +188,12 @@ class BrokerController(Dispatcher):
         """A client's connection has ended."""
         self._pulls.holds.channel_closed(channel)
         self._consumers.channel_closed(channel)
+        self._producers.channel_closed(channel)
+        self._broker2client.channel_closed(channel)
+
+    def on_response(self, channel: Channel, response: RemotingCommand) -> None:
+        """An answer of a client to a request of ours."""
+        self._broker2client.on_response(channel, response)
 
     def when_stored(self, job: Callable[[], None]) -> None:
         """Store committed offsets, and run a job once everything is on the disk."""

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row, Write, checksum
-from rocketmq_py.broker.store.message_table import add_queue
+from rocketmq_py.broker.store.key_table import KeyRow, key_row
+from rocketmq_py.broker.store.message_table import add_queue, delete_queues
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
 from rocketmq_py.model.message import MessageConst, MessageHead, format_properties
@@ -24,6 +25,9 @@ from rocketmq_py.remoting.message_codec import encode_stored
 
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 """Bodies that wait for their commit; above, sends are refused. Senders wait for answers, so few get there."""
+
+QUERY_MAX_BYTES = 8 * 1024 * 1024
+"""Messages that a query by key finds at most, in bytes: an answer is one frame."""
 
 BUSY_RETRY_MS = 20
 """While another program writes to the store, what waits goes on waiting and is tried again after this."""
@@ -106,11 +110,11 @@ class CommitLog:
             key: Queue(state.row, state.min_offset, state.max_offset, state.max_offset)
             for key, state in store.messages.queues().items()
         }
-        self._next_queue_row = 1 + max((queue.row for queue in self._queues.values()), default=0)
+        self._next_queue_row = 1 + store.messages.highest_queue()
         self._next_id = store.last_id + 1
         self._pending = Changes()
         self._waiting: list[Stored] = []
-        self._arrivals: list[Arrival] = []
+        self._arrivals: list[tuple[Queue, Arrival]] = []
         self._pending_bytes = 0
         self._committing = False
         self._flush_is_due = False
@@ -142,6 +146,37 @@ class CommitLog:
     def look_message_by_offset(self, physical_offset: int) -> bytes | None:
         """One committed message. Raises ``StoreError``."""
         return self._store.messages.by_id(physical_offset)
+
+    def query_message(self, topic: str, key: str, count: int, begin_ms: int, end_ms: int) -> list[bytes]:
+        """The newest committed messages with a key, stored within a span of time. Raises ``StoreError``."""
+        found: list[bytes] = []
+        size = 0
+        for row_id in self._store.keys.find(topic, key, count, begin_ms, end_ms):
+            data = self._store.messages.by_id(row_id) or b""
+            size += len(data)
+            if found and size > QUERY_MAX_BYTES:
+                break
+            found.append(data)
+        return found
+
+    def stored_ms(self, key: QueueKey, offset: int) -> int | None:
+        """When the message at an offset was stored, wall ms; None where there is none. Raises ``StoreError``."""
+        queue = self._queues.get(key)
+        return None if queue is None else self._store.messages.stored_ms(queue.row, offset)
+
+    def places(self, key: QueueKey, offset: int, count: int) -> list[tuple[int, int, int]]:
+        """(physical offset, bytes, tags code) from an offset on. Raises ``StoreError``."""
+        queue = self._queues.get(key)
+        return [] if queue is None else self._store.messages.places(queue.row, offset, count)
+
+    def stored_between(self) -> tuple[int, int] | None:
+        """When the oldest and the newest message came, wall ms; None when there is none. Raises ``StoreError``."""
+        return self._store.messages.stored_between()
+
+    @property
+    def last_id(self) -> int:
+        """Physical offset of the newest committed message."""
+        return self._store.last_id
 
     def search_offset(self, key: QueueKey, timestamp_ms: int) -> int:
         """First offset stored at or after a moment; the queue's end when there is none. Raises ``StoreError``."""
@@ -179,7 +214,8 @@ class CommitLog:
         now_ms = self._clock.wall_ms()
         rows: list[Row] = []
         places: list[Place] = []
-        arrivals: list[Arrival] = []
+        keys: list[KeyRow] = []
+        arrivals: list[tuple[Queue, Arrival]] = []
         used: dict[QueueKey, int] = {}
         for message in messages:
             key = QueueKey(message.topic, message.queue_id)
@@ -199,11 +235,13 @@ class CommitLog:
             rows.append(Row(place.physical_offset, queue.row, place.queue_offset, tags_code, now_ms, crc, data))
             places.append(place)
             used[key] = place.queue_offset + 1
-            arrivals.append(Arrival(key, place.queue_offset, tags_code))
+            arrivals.append((queue, Arrival(key, place.queue_offset, tags_code)))
+            keys += [key_row(message.topic, each, place.physical_offset) for each in _keys_of(message.properties)]
         for key, next_offset in used.items():
             self._queues[key].next_offset = next_offset
         self._next_id += len(rows)
         self._pending.rows += rows
+        self._pending.keys += keys
         self._pending_bytes += sum(len(row.data) for row in rows)
         self._arrivals += arrivals
         self.write(writes, stored)
@@ -214,6 +252,11 @@ class CommitLog:
         self._pending.writes.append(add_queue(queue.row, key))
         self._next_queue_row += 1
         return queue
+
+    def remove_queues(self, topic: str) -> list[Write]:
+        """Forget the queues of a topic; what forgets them on the disk. A new one of the same name begins at 0."""
+        keys = [key for key in self._queues if key.topic == topic]
+        return [delete_queues([self._queues.pop(key).row for key in keys])]
 
     def write(self, writes: Iterable[Write], stored: Stored) -> None:
         """Store anything else, in this order and whole or not at all; ``stored`` as in ``put``."""
@@ -266,20 +309,24 @@ class CommitLog:
         self._loop.run_blocking(lambda: self._store.commit(last_id), done)
 
     def _committed(
-        self, error: Exception | None, waiting: Sequence[Stored], arrivals: Sequence[Arrival], flushed_bytes: int
+        self,
+        error: Exception | None,
+        waiting: Sequence[Stored],
+        arrivals: Sequence[tuple[Queue, Arrival]],
+        flushed_bytes: int,
     ) -> None:
         self._pending_bytes -= flushed_bytes
         told = None if error is None else self._fail(error)
         if told is None:
-            for arrival in arrivals:
-                self._queues[arrival.key].max_offset = arrival.queue_offset + 1
+            for queue, arrival in arrivals:
+                queue.max_offset = arrival.queue_offset + 1
         for stored in waiting:
             try:
                 stored(told)
             except Exception:  # noqa: BLE001 - border: one sender's answer must not cost the others theirs
                 _log.exception("telling a sender that its message is stored failed")
         if told is None and arrivals:
-            self._on_arrival(arrivals)
+            self._on_arrival([arrival for _, arrival in arrivals])
         if self._waiting and not self._flush_is_due:
             self._flush_is_due = True
             self._loop.call_soon(self._flush)
@@ -298,3 +345,9 @@ class CommitLog:
             except StoreError as failure:
                 _log.warning("undoing the last group failed, too: %s", failure)
         return self.failure
+
+
+def _keys_of(properties: Mapping[str, str]) -> list[str]:
+    """By what a message can be found. Source: IndexService.buildIndex."""
+    unique, keys = properties.get(MessageConst.UNIQ_KEY), properties.get(MessageConst.KEYS)
+    return [each for each in (unique, *(keys.split(" ") if keys else ())) if each]

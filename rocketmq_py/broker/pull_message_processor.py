@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.consumer_manager import BROADCASTING, ConsumerManager
@@ -36,6 +37,7 @@ class GetMessageResult:
     status: str
     next_begin_offset: int
     body: bytes = b""
+    count: int = 0
 
 
 class PullMessageProcessor:
@@ -50,12 +52,14 @@ class PullMessageProcessor:
         topics: TopicConfigManager,
         consumers: ConsumerManager,
         offsets: ConsumerOffsetManager,
+        stats: BrokerStatsManager,
     ) -> None:
         self._clock = clock
         self._commit_log = commit_log
         self._topics = topics
         self._consumers = consumers
         self._offsets = offsets
+        self._stats = stats
         self.holds = PullRequestHoldService(loop, clock, commit_log.max_offset, self._answer_held)
 
     def handlers(self) -> dict[int, Handler]:
@@ -68,9 +72,14 @@ class PullMessageProcessor:
         offset = integer(request, "queueOffset")
         flags = integer(request, "sysFlag", bits=32)
         commit_offset = integer(request, "commitOffset", 0)
+        group = required(request, "consumerGroup")
+        reset = self._offsets.query_then_erase_reset_offset(group, key)
+        if reset is not None:
+            # The offset that it carries is from before: upstream commits it over the one that an operator has set.
+            return self._answer(request, key, GetMessageResult(ResponseCode.PULL_OFFSET_MOVED, "OFFSET_RESET", reset))
         result = self._get_message(key, offset, integer(request, "maxMsgNums", bits=32), subscription)
         if flags & PullSysFlag.COMMIT_OFFSET and commit_offset >= 0:
-            self._offsets.commit_offset(required(request, "consumerGroup"), key, commit_offset)
+            self._offsets.commit_offset(group, key, commit_offset)
         if result.code == ResponseCode.PULL_NOT_FOUND and flags & PullSysFlag.SUSPEND:
             due_ms = self._clock.monotonic_ms() + integer(request, "suspendTimeoutMillis", 0)
             if self.holds.suspend(key, HeldPull(channel, request, offset, subscription, due_ms)):
@@ -83,7 +92,12 @@ class PullMessageProcessor:
         try:
             key, subscription = self._checked(request)
             count = integer(request, "maxMsgNums", bits=32)
-            answer = self._answer(request, key, self._get_message(key, pull.offset, count, subscription))
+            reset = self._offsets.query_then_erase_reset_offset(required(request, "consumerGroup"), key)
+            if reset is None:
+                result = self._get_message(key, pull.offset, count, subscription)
+            else:
+                result = GetMessageResult(ResponseCode.PULL_OFFSET_MOVED, "OFFSET_RESET", reset)
+            answer = self._answer(request, key, result)
         except BrokerError as error:
             answer = refusal(request, error.code, error.remark)
         except RocketMQError as error:
@@ -169,9 +183,13 @@ class PullMessageProcessor:
                 break
         if not found:
             return GetMessageResult(ResponseCode.PULL_RETRY_IMMEDIATELY, "NO_MATCHED_MESSAGE", scanned_to)
-        return GetMessageResult(ResponseCode.SUCCESS, "FOUND", scanned_to, b"".join(found))
+        return GetMessageResult(ResponseCode.SUCCESS, "FOUND", scanned_to, b"".join(found), len(found))
 
     def _answer(self, request: RemotingCommand, key: QueueKey, result: GetMessageResult) -> RemotingCommand:
+        group = required(request, "consumerGroup")
+        self._offsets.commit_pull_offset(group, key, result.next_begin_offset)
+        if result.count:
+            self._stats.inc_group_get_nums(group, key.topic, result.count)
         answer = RemotingCommand.response(request.opaque, result.code, result.status)
         answer.ext_fields = {
             "suggestWhichBrokerId": str(MASTER_ID),
@@ -193,7 +211,7 @@ def _batch(rows: list[tuple[int, bytes]], offset: int) -> GetMessageResult:
         offset = place + 1
     if not rows:
         return GetMessageResult(ResponseCode.PULL_NOT_FOUND, "OFFSET_FOUND_NULL", offset)
-    return GetMessageResult(ResponseCode.SUCCESS, "FOUND", offset, b"".join([data for _, data in rows]))
+    return GetMessageResult(ResponseCode.SUCCESS, "FOUND", offset, b"".join([data for _, data in rows]), len(rows))
 
 
 def _no_sql() -> BrokerError:

@@ -122,9 +122,9 @@ class ConsumeMessageConcurrentlyService:
 
         Behaviour: CC-01. Source: ConsumeMessageConcurrentlyService.submitConsumeRequest.
         """
-        submit, stats = self._pool.submit, self._stats[mq.topic]
-        for batch in batches(msgs, self._config.consume_message_batch_max_size):
-            submit((batch, queue, mq, stats))
+        stats = self._stats[mq.topic]
+        size = self._config.consume_message_batch_max_size
+        self._pool.submit_all([(batch, queue, mq, stats) for batch in batches(msgs, size)])
 
     def _consume(self, request: ConsumeRequest) -> None:
         """Source: ConsumeRequest.run, processConsumeResult. Hot: runs once per batch, per message at batch size 1.

@@ -212,7 +212,7 @@ class BrokerApi:
         messages: list[MessageExt] = []
         if status is PullStatus.FOUND:
             messages = decode_messages(reply.body, PullBounds(min_offset, max_offset, mq.broker_name))
-            if any(message.queue_offset >= next_offset for message in messages):
+            if max([message.queue_offset for message in messages], default=-1) >= next_offset:
                 raise ProtocolError(f"a message of {mq} lies behind {next_offset}, where the next pull begins")
         return PullResult(status, next_offset, min_offset, max_offset, messages)
 

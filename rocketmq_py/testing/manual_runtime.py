@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from rocketmq_py.clock import Clock
@@ -80,6 +80,10 @@ class InlineExecutor(Generic[T]):
         else:
             self._run(item)
         return True
+
+    def submit_all(self, items: Iterable[T]) -> bool:
+        """See ``WorkerPool.submit_all``."""
+        return all([self.submit(item) for item in items])
 
     def run_all(self) -> int:
         """Run what waits, oldest first; returns how many items."""

@@ -12,12 +12,17 @@ from tests.apache.jars import missing_tools
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Java: by a fixture, or because it runs over a server that is a Java program."""
+    """Mark what needs Java: by a fixture, or because it runs over a server that is a Java program.
+
+    When several workers share the tests, those of one file over one server stay together: each worker has a cluster of
+    its own, and a file's cluster is started once.
+    """
     for item in items:
         assert isinstance(item, pytest.Function)
         server = item.callspec.params.get("server", "") if hasattr(item, "callspec") else ""
         if "java" in item.fixturenames or str(server).startswith("apache"):
             item.add_marker("apache")
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {server}"))
 
 
 def require_java() -> None:

@@ -63,7 +63,9 @@ def test_importing_configures_no_logging_beyond_a_null_handler(seen: dict[str, A
 
 
 @pytest.mark.behaviour("IM-02")
-@pytest.mark.parametrize("module", ["grpc", "typer", "rich", "lz4", "zstandard", "asyncio", "pytest"])
+@pytest.mark.parametrize(
+    "module", ["grpc", "google.protobuf", "typer", "rich", "lz4", "zstandard", "asyncio", "pytest"]
+)
 def test_importing_loads_nothing_that_is_needed_only_sometimes(seen: dict[str, Any], module: str) -> None:
     assert module not in seen["modules"]
     assert "rocketmq_py.cli" not in seen["modules"]

@@ -84,6 +84,40 @@ def test_a_pool_of_three_runs_three_items_at_a_time_on_daemon_threads_with_its_n
     assert len(work.done) == 4
 
 
+@pytest.mark.behaviour("RN-08")
+@pytest.mark.parametrize("quick", [0, 1, 1_000])
+def test_slow_items_are_all_at_work_at_once_whatever_quick_ones_came_before(work: Work, quick: int) -> None:
+    pool = ThreadRuntime().worker_pool("pool-chain-", 20, work.run)
+    for _ in range(3):
+        pool.submit_all([*range(quick), *["wait"] * 20])
+        for _ in range(20):
+            assert work.waiting.acquire(timeout=BOUND_S)
+        work.go_on.set()
+        assert eventually_done(work, quick + 20)
+        work.go_on.clear()
+    assert pool.shutdown(BOUND_MS) is True
+
+
+@pytest.mark.behaviour("RN-08")
+def test_a_slow_item_holds_up_none_that_came_behind_it(work: Work) -> None:
+    pool = ThreadRuntime().worker_pool("pool-behind-", 2, work.run)
+    pool.submit_all(["wait", *range(1_000)])
+    assert eventually_done(work, 1_000)
+    pool.submit_all(range(1_000))
+    assert eventually_done(work, 1_000)
+    work.go_on.set()
+    assert pool.shutdown(BOUND_MS) is True
+
+
+def eventually_done(work: Work, count: int) -> bool:
+    """Wait until so many items are finished, and forget them."""
+    deadline = time.monotonic() + BOUND_S
+    while len(work.done) < count and time.monotonic() < deadline:
+        time.sleep(0.001)
+    finished, work.done = work.done, []
+    return len(finished) == count
+
+
 @pytest.mark.behaviour("RN-01")
 def test_a_pool_that_grows_and_shrinks_runs_as_many_items_at_a_time_and_loses_none(work: Work) -> None:
     pool = ThreadRuntime().worker_pool("pool-resize-", 1, work.run)

@@ -57,6 +57,11 @@ def add_queue(row: int, key: QueueKey) -> Write:
     return Write("INSERT INTO queue VALUES (?1, ?2, ?3, 0, checksum(?1, ?2, ?3, 0))", [(row, *key)])
 
 
+def delete_queues(rows: Iterable[int]) -> Write:
+    """Queues that are to be forgotten. Their messages stay, as upstream's do, until they are old."""
+    return Write("DELETE FROM queue WHERE id = ?", [(row,) for row in rows])
+
+
 class MessageTable:
     """Reads messages and queues."""
 
@@ -81,6 +86,31 @@ class MessageTable:
                 )
             found[QueueKey(topic, queue_id)] = QueueState(row, low, high + 1)
         return found
+
+    def highest_queue(self) -> int:
+        """The highest row that a queue has or had, 0 for none: messages of forgotten ones keep their numbers."""
+        rows = self._query("SELECT max((SELECT coalesce(max(id), 0) FROM queue), coalesce(max(queue), 0)) FROM message")
+        self._database.check_integers(rows)
+        return int(rows[0][0])
+
+    def places(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
+        """Where messages lie: (row id, bytes, tags code)."""
+        rows: list[tuple[int, int, int]] = self._query(
+            "SELECT id, length(data), tags_code FROM message WHERE queue = ? AND queue_offset >= ? "
+            "ORDER BY queue_offset LIMIT ?",
+            (queue, offset, count),
+        )
+        self._database.check_integers(rows)
+        return rows
+
+    def stored_between(self) -> tuple[int, int] | None:
+        """When the oldest and the newest message came, wall ms; None when there is none."""
+        rows = self._query(
+            "SELECT stored_ms FROM message WHERE id IN "
+            "((SELECT min(id) FROM message), (SELECT max(id) FROM message)) ORDER BY id"
+        )
+        self._database.check_integers(rows)
+        return (rows[0][0], rows[-1][0]) if rows else None
 
     def read(self, queue: int, offset: int, count: int) -> list[tuple[int, bytes]]:
         """Messages of a queue from ``offset`` on: (queue offset, data). The first one must not be above ``offset``."""
