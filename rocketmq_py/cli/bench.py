@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rocketmq_py.cli.credentials import admin_client, credentials
 from rocketmq_py.cli.output import print_json
 from rocketmq_py.cli.signals import EndWish, end_wish
 from rocketmq_py.clock import SystemClock
@@ -208,11 +209,11 @@ def bench(plan: Plan, *, as_json: bool) -> bool:
         RocketMQError: a server cannot be reached, or refuses.
     """
     with end_wish() as wish, ExitStack() as stack:
-        admin = stack.enter_context(DefaultMQAdminExt(namesrv_addr=plan.namesrv))
+        admin = stack.enter_context(admin_client(plan.namesrv))
         topic, group = stack.enter_context(_own_topic(admin, plan))
         deadline_s = monotonic_s() + plan.timeout_s
         with DefaultMQProducer(
-            f"{group}-producers", namesrv_addr=plan.namesrv, send_msg_timeout=SEND_TIMEOUT_MS
+            f"{group}-producers", namesrv_addr=plan.namesrv, send_msg_timeout=SEND_TIMEOUT_MS, **credentials()
         ) as producer:
             produced = _Producing(plan, producer, topic, wish, deadline_s).run()
         consumed = _consume(admin, plan, topic, group, produced.messages, wish, deadline_s)
@@ -262,6 +263,7 @@ def _consume(
         namesrv_addr=plan.namesrv,
         consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
         consume_message_batch_max_size=plan.consume_batch,
+        **credentials(),
     )
     consumer.subscribe(topic)
     consumer.register_message_listener(counting)

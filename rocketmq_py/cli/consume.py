@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from rocketmq_py.cli.credentials import credentials
 from rocketmq_py.cli.output import CONTROLS
 from rocketmq_py.cli.signals import end_wish
 from rocketmq_py.errors import RocketMQError
@@ -50,7 +51,9 @@ def consume(
     done = threading.Event()
     printer = _Printer(count, as_json, done.set)
     model = MessageModel.BROADCASTING if broadcast else MessageModel.CLUSTERING
-    consumer = DefaultMQPushConsumer(group, namesrv_addr=namesrv, consume_from_where=where, message_model=model)
+    consumer = DefaultMQPushConsumer(
+        group, namesrv_addr=namesrv, consume_from_where=where, message_model=model, **credentials()
+    )
     if moment is not None:
         consumer.consume_timestamp = moment
     consumer.subscribe(topic, tags)

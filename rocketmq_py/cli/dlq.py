@@ -9,6 +9,7 @@ import typer
 
 from rocketmq_py.cli import dead_letters
 from rocketmq_py.cli.consume import as_dict
+from rocketmq_py.cli.credentials import admin_client, credentials
 from rocketmq_py.cli.dead_letters import DeadLetterQueue, as_sent, letters, note_resent, origin_topic
 from rocketmq_py.cli.options import AdminNameServers, AsJson, DryRun, errors_as_messages
 from rocketmq_py.cli.output import CONTROLS, moment, print_json, print_json_line, table
@@ -33,7 +34,7 @@ Id = Annotated[
 @app.command("list")
 def list_groups(namesrv: AdminNameServers = None, as_json: AsJson = False) -> None:
     """Groups with dead letters, how many, and how many of them were not sent again."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         told = [
             _summary(group, dead_letters.queues(admin, group)) for group in dead_letters.groups_with_dead_letters(admin)
         ]
@@ -64,7 +65,7 @@ def show(
 ) -> None:
     """Dead letters of a group, the oldest first; with --json one object on a line each."""
     shown = 0
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         for queue, msg in _chosen(admin, group, msg_id, again=True):
             if shown == limit:
                 break
@@ -100,12 +101,12 @@ def resend(
         raise typer.BadParameter("either --id or --all", param_hint="--id / --all")
     if again and not every:
         raise typer.BadParameter("only with --all", param_hint="--again")
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         chosen = _chosen(admin, group, msg_id, again=again or msg_id is not None)
         if dry_run:
             sent = sum(_tell(queue, msg, as_sent(msg, topic).topic, None, as_json) for queue, msg in chosen)
         else:
-            with DefaultMQProducer(PRODUCER_GROUP, namesrv_addr=namesrv) as producer:
+            with DefaultMQProducer(PRODUCER_GROUP, namesrv_addr=namesrv, **credentials()) as producer:
                 sent = _resend(admin, producer, chosen, topic, noting=every, as_json=as_json)
         if msg_id is not None and not sent:
             raise _not_found(group, msg_id)

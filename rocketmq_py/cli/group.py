@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.options import AdminNameServers, AsJson, Cluster, Yes, confirm, errors_as_messages
 from rocketmq_py.cli.output import print_json, table
 from rocketmq_py.errors import BrokerError, ConfigError
@@ -34,7 +35,7 @@ def list_groups(
     as_json: AsJson = False,
 ) -> None:
     """Groups with their members and what they have not consumed yet."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         found = sorted(
             {
                 group
@@ -85,7 +86,7 @@ def _stats(admin: DefaultMQAdminExt, group: str) -> ConsumeStats | None:
 @app.command()
 def show(group: Group, namesrv: AdminNameServers = None, as_json: AsJson = False) -> None:
     """How a group is configured on each broker, its members, its subscriptions, and its lag by topic."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         told = _told(admin, group)
     if as_json:
         print_json(told)
@@ -146,7 +147,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a group on all masters of a cluster. One that is there is an error: see update."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         names.check_group(group)
         masters = admin.master_addresses(cluster)
         there = [name for name, address in masters.items() if group in admin.examine_subscription_groups(address)]
@@ -173,7 +174,7 @@ def update(
 ) -> None:
     """Change a group on all masters that have it; what is not named stays as it is."""
     changes = _changes(retry_max_times, retry_queues, enabled, broadcast, orderly)
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         if not changes:
             raise ConfigError(
                 "nothing to change: give --retry-max-times, --retry-queues, --enabled, --broadcast or --orderly"
@@ -201,7 +202,7 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete a group and what it has committed, on all masters that have it."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         masters = admin.all_master_addresses()
         configs = _configs(admin, group)
         if not configs:

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.output import moment, print_json, table
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.running_info import ConsumerRunningInfo
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 _WINDOW_HEADS = (
     "topic", "broker", "queue", "commit", "cached", "lowest", "highest", "taken", "locked", "last pull",
@@ -25,7 +25,7 @@ def inspect_members(namesrv: str | None, group: str, client_id: str | None, *, s
     Raises:
         BrokerError: there is no member, or it does not answer.
     """
-    with DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with admin_client(namesrv) as admin:
         members = admin.examine_consumer_connection_info(group)
         if members is None:
             raise BrokerError(ResponseCode.CONSUMER_NOT_ONLINE, f"group {group} has no members now")

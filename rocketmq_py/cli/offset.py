@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.offset_reset import QueueReset, Way, carry_out, parse_target, plan
 from rocketmq_py.cli.options import AdminNameServers, AsJson, DryRun, errors_as_messages
 from rocketmq_py.cli.output import moment, print_json, table
@@ -27,7 +28,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """What a group has committed in each queue, and its lag. Without --topic: all topics that it has offsets in."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         told = _progress(admin, group, topic)
     if as_json:
         print_json(told)
@@ -91,7 +92,7 @@ def reset(
     """
     with errors_as_messages():
         target = parse_target(to)
-        with DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+        with admin_client(namesrv) as admin:
             resets = plan(admin, group, topic, target, broker, queue)
             members = admin.examine_consumer_connection_info(group)
             try:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.options import AdminNameServers, AsJson, Cluster, Yes, confirm, errors_as_messages
 from rocketmq_py.cli.output import moment, print_json, table
 from rocketmq_py.errors import BrokerError, ConfigError
@@ -62,7 +63,7 @@ def list_topics(
     as_json: AsJson = False,
 ) -> None:
     """Names of topics."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         found = admin.fetch_all_topic_list() if every else users_topics(admin)
     if as_json:
         print_json(found)
@@ -85,7 +86,7 @@ def users_topics(admin: DefaultMQAdminExt) -> list[str]:
 @app.command()
 def show(topic: Topic, namesrv: AdminNameServers = None, as_json: AsJson = False) -> None:
     """How a topic is configured on each broker, its queues, and the groups that have consumed it."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         told: dict[str, Any] = {
             "topic": topic,
             "brokers": _configs(admin, topic),
@@ -103,7 +104,7 @@ def show(topic: Topic, namesrv: AdminNameServers = None, as_json: AsJson = False
 @app.command()
 def route(topic: Topic, namesrv: AdminNameServers = None, as_json: AsJson = False) -> None:
     """Which brokers have a topic, as clients are told."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         data = admin.examine_topic_route_info(topic)
     if as_json:
         print_json(asdict(data))
@@ -127,7 +128,7 @@ def _addresses(addresses: Mapping[int, str]) -> str:
 @app.command()
 def stats(topic: Topic, namesrv: AdminNameServers = None, as_json: AsJson = False) -> None:
     """Ends of a topic's queues."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         queues = _queues(admin, topic)
     if as_json:
         print_json({"topic": topic, "queues": queues})
@@ -148,7 +149,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a topic on all masters of a cluster. One that is there is an error: see update."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         names.check_topic(topic)
         masters = admin.master_addresses(cluster)
         there = [name for name, address in masters.items() if admin.examine_topic_config(address, topic) is not None]
@@ -177,7 +178,7 @@ def update(
 
     Messages in queues beyond a lower --read-queues are not consumed any more, and come back with them.
     """
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         for name, address in admin.masters_of_topic(topic).items():
             config = admin.examine_topic_config(address, topic)
             if config is None:
@@ -192,7 +193,7 @@ def update(
 @app.command()
 def delete(topic: Topic, namesrv: AdminNameServers = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Delete a topic with all its messages, and what groups have committed in it."""
-    with errors_as_messages(), DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with errors_as_messages(), admin_client(namesrv) as admin:
         admin.examine_topic_route_info(topic)  # one that is not there is said before the question
         confirm(f"Delete topic {topic} with all its messages?", yes)
         admin.delete_topic(topic)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rocketmq_py.cli.credentials import ACCESS_KEY, SECRET_KEY, admin_client, credentials
 from rocketmq_py.cli.dead_letters import as_sent, origin_topic
 from rocketmq_py.cli.offset_reset import BEGIN_MS, END_MS, Target, parse_target
 from rocketmq_py.cli.output import moment, table
@@ -52,6 +53,18 @@ def test_a_reset_goes_to_an_end_a_number_or_a_moment(text: str, target: Target) 
 def test_other_targets_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="first, last, an offset, or a moment"):
         parse_target(text)
+
+
+def test_access_keys_come_from_the_environment_both_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ACCESS_KEY, raising=False)
+    monkeypatch.delenv(SECRET_KEY, raising=False)
+    assert credentials() == {}
+    monkeypatch.setenv(ACCESS_KEY, "user")
+    with pytest.raises(ConfigError, match="set both ROCKETMQ_ACCESS_KEY and ROCKETMQ_SECRET_KEY"):
+        credentials()
+    monkeypatch.setenv(SECRET_KEY, "password")
+    admin = admin_client("h:1")
+    assert (admin.access_key, admin.secret_key) == ("user", "password")
 
 
 SENDERS = {"TAGS": "T", "KEYS": "k1 k2", "UNIQ_KEY": "ID", "color": "red", "__SHARDINGKEY": "s", "INSTANCE_ID": "ns"}
