@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row, Write, checksum
-from rocketmq_py.broker.store.key_table import KeyRow, key_row
+from rocketmq_py.broker.store.key_table import KeyRow, key_row, keys_of
 from rocketmq_py.broker.store.message_table import add_queue, delete_queues
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
@@ -236,7 +236,7 @@ class CommitLog:
             places.append(place)
             used[key] = place.queue_offset + 1
             arrivals.append((queue, Arrival(key, place.queue_offset, tags_code)))
-            keys += [key_row(message.topic, each, place.physical_offset) for each in _keys_of(message.properties)]
+            keys += [key_row(message.topic, each, place.physical_offset) for each in keys_of(message.properties)]
         for key, next_offset in used.items():
             self._queues[key].next_offset = next_offset
         self._next_id += len(rows)
@@ -345,9 +345,3 @@ class CommitLog:
             except StoreError as failure:
                 _log.warning("undoing the last group failed, too: %s", failure)
         return self.failure
-
-
-def _keys_of(properties: Mapping[str, str]) -> list[str]:
-    """By what a message can be found. Source: IndexService.buildIndex."""
-    unique, keys = properties.get(MessageConst.UNIQ_KEY), properties.get(MessageConst.KEYS)
-    return [each for each in (unique, *(keys.split(" ") if keys else ())) if each]

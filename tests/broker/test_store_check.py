@@ -10,13 +10,16 @@ from pathlib import Path
 import apsw
 import pytest
 
+from rocketmq_py.broker.commit_log import MessageInner
 from rocketmq_py.broker.store import schema
 from rocketmq_py.broker.store.check import PROBLEMS_TOLD_MAX, Findings, check
 from rocketmq_py.broker.store.database import checksum
+from rocketmq_py.broker.store.key_table import key_row
 from rocketmq_py.errors import StoreError
-from tests.broker.test_store import Opened, opened
+from tests.broker.test_store import KEY, Opened, opened
 
 COUNT = 200
+SUM = "; UPDATE queue SET crc = checksum(id, topic, queue_id, min_offset, known_end)"
 
 
 def fill(rig: Opened) -> None:
@@ -78,12 +81,33 @@ def test_it_changes_nothing(directory: Path) -> None:
         ("DELETE FROM message WHERE id = 1", "queue 0 of topic begins at 0, its first message is at 1"),
         ("DELETE FROM message WHERE id = 200", "messages up to 200 were acknowledged, they are there up to 199"),
         ("UPDATE queue SET topic = 'other'", "the checksum of the row"),
-        ("UPDATE queue SET topic = 'x', crc = checksum(id, 'x', queue_id, min_offset)", "stands in queue 0 of x"),
+        ("UPDATE queue SET topic = 'x'" + SUM, "stands in queue 0 of x"),
+        ("UPDATE queue SET known_end = 300" + SUM, "had messages up to 299, it has them up to 199"),
         ("INSERT INTO topic VALUES ('t', '{', checksum('t', '{'))", "the configuration of t in the table topic is no"),
     ],
 )  # fmt: skip
 def test_a_row_that_does_not_fit_is_told(directory: Path, statement: str, problem: str) -> None:
     assert any(problem in each for each in changed(directory, statement).problems)
+
+
+@pytest.mark.behaviour("AC-08")
+def test_messages_of_a_dropped_queue_may_be_half_gone(directory: Path) -> None:
+    found = changed(directory, "UPDATE queue SET topic = ''" + SUM, "DELETE FROM message WHERE id < 9")
+    assert found.problems == []
+
+
+@pytest.mark.behaviour("AC-08")
+def test_a_message_that_cannot_be_found_by_its_keys_is_told(tmp_path: Path) -> None:
+    with opened(tmp_path) as rig:
+        for number in range(3):
+            rig.log.put([MessageInner(*KEY, b"body", {"UNIQ_KEY": f"id{number}", "KEYS": "a b"})], lambda error: None)
+        rig.loop.run()
+    assert check(tmp_path).problems == []
+    with closing(apsw.Connection(str(tmp_path / "store.db"))) as connection:
+        connection.execute("DELETE FROM message_key WHERE id = 2 AND hash = ?", key_row("topic", "b", 2)[1:2])
+        assert check(tmp_path).problems == ["message 2, at 1 of its queue: it cannot be found by ['b']"]
+        connection.execute("DELETE FROM message_key WHERE id < 3")  # as of a store that was upgraded
+    assert check(tmp_path).problems == []
 
 
 @pytest.mark.behaviour("AC-08")

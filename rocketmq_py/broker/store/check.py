@@ -16,6 +16,7 @@ from typing import Any
 import apsw
 
 from rocketmq_py.broker.store.database import BUSY_TIMEOUT_MS, checksum
+from rocketmq_py.broker.store.key_table import KeyRow, key_row, keys_of
 from rocketmq_py.broker.store.message_table import checksum as message_checksum
 from rocketmq_py.broker.store.schema import APPLICATION_ID, SCHEMA_VERSION
 from rocketmq_py.errors import ProtocolError, StoreError
@@ -28,7 +29,10 @@ PROBLEMS_TOLD_MAX = 100
 """Further ones are only counted."""
 
 _CHECKSUM_SINCE = 2
-"""The version of the store from which rows other than messages have checksums."""
+"""The version of the store from which rows other than messages have checksums, and queues a beginning."""
+
+_DROPPED = ""
+"""The topic of queues that nobody can name any more: their messages go bit by bit."""
 
 _OTHER_CHECKSUMS = {"deleted": "last_id"}
 """Tables whose checksum is over some of their columns. All others: over all but itself."""
@@ -148,42 +152,66 @@ class _Check:
                     self._found.add(f"the configuration of {name} in the table {table} is no JSON: {error}")
 
     def _queues(self) -> None:
-        """Whether the messages of a queue follow on one another from its beginning."""
-        begin = "min_offset" if self._found.version >= _CHECKSUM_SINCE else "0"
-        known = {
-            row: (topic, queue_id, first)
-            for row, topic, queue_id, first in self._rows(f"SELECT id, topic, queue_id, {begin} FROM queue")  # noqa: S608
+        """Whether messages follow on one another from their queue's beginning to its end, as far as that is noted."""
+        bounds = "min_offset, known_end" if self._found.version >= _CHECKSUM_SINCE else "0, 0"
+        known = {row[0]: row[1:] for row in self._rows(f"SELECT id, topic, queue_id, {bounds} FROM queue")}  # noqa: S608
+        there = {
+            row: (low, high, count)
+            for row, low, high, count in self._rows(
+                "SELECT queue, min(queue_offset), max(queue_offset), count(*) FROM message GROUP BY queue"
+            )
         }
         self._found.queues = len(known)
-        sql = "SELECT queue, min(queue_offset), max(queue_offset), count(*) FROM message GROUP BY queue"
-        for row, low, high, count in self._rows(sql):
-            if row not in known:
-                self._found.add(f"{count} messages are in a queue {row!r} that is not there")
+        for row in there.keys() - known.keys():
+            self._found.add(f"{there[row][2]} messages are in a queue {row!r} that is not there")
+        for row, (topic, queue_id, first, known_end) in known.items():
+            if topic == _DROPPED:
                 continue
-            topic, queue_id, first = known[row]
+            low, high, count = there.get(row, (first, first - 1, 0))
+            queue = f"queue {queue_id} of {topic}"
             if low != first:
-                self._found.add(f"queue {queue_id} of {topic} begins at {first}, its first message is at {low}")
+                self._found.add(f"{queue} begins at {first}, its first message is at {low}")
+            if high + 1 < known_end:
+                self._found.add(f"{queue} had messages up to {known_end - 1}, it has them up to {high}")
             if missing := high - low + 1 - count:
-                self._found.add(f"queue {queue_id} of {topic} lacks {missing} messages from {low} to {high}")
+                self._found.add(f"{queue} lacks {missing} messages from {low} to {high}")
 
     def _messages(self) -> None:
         """Whether each message is whole, and what its row says."""
         places = {
-            row: (topic, queue_id) for row, topic, queue_id in self._rows("SELECT id, topic, queue_id FROM queue")
+            row: (topic, queue_id)
+            for row, topic, queue_id in self._rows("SELECT id, topic, queue_id FROM queue")
+            if topic != _DROPPED
         }
+        # Messages of a store that was upgraded have none: keys begin with the first that has one.
+        with_keys: int | None = None
+        if self._found.version >= _CHECKSUM_SINCE:
+            ((with_keys,),) = self._rows("SELECT min(id) FROM message_key")
         highest = 0
         for row in self._rows(
             "SELECT id, queue, queue_offset, tags_code, stored_ms, crc, data FROM message ORDER BY id"
         ):
             self._found.messages += 1
             highest = row[0]
-            wrong = _wrong(row, places.get(row[1]))
+            wrong = _wrong(row, places.get(row[1])) or self._keys_missing(row, with_keys)
             if wrong is not None:
                 self._found.add(f"message {row[0]!r}, at {row[2]!r} of its queue: {wrong}")
         if self._found.version >= _CHECKSUM_SINCE:
             highest = max(highest, *(last for (last,) in self._rows("SELECT last_id FROM deleted")), 0)
         if highest < self._acknowledged:
             self._found.add(f"messages up to {self._acknowledged} were acknowledged, they are there up to {highest}")
+
+    def _keys_missing(self, row: tuple[Any, ...], with_keys: int | None) -> str | None:
+        """Keys by which a sound message cannot be found; None: there are none."""
+        if with_keys is None or row[0] < with_keys:
+            return None
+        message = decode_stored(row[6])
+        missing = [key for key in keys_of(message.properties) if not self._has(key_row(message.topic, key, row[0]))]
+        return f"it cannot be found by {missing}" if missing else None
+
+    def _has(self, key: KeyRow) -> bool:
+        sql = "SELECT 1 FROM message_key WHERE bucket = ? AND hash = ? AND id = ?"
+        return any(self._connection.execute(sql, key))
 
     def _rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         return self._connection.execute(sql)

@@ -8,10 +8,11 @@ looks into one bucket after the other, the newest first. The keys of a bucket go
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from rocketmq_py.broker.store.database import Database, Write
+from rocketmq_py.model.message import MessageConst
 
 _BUCKET_BITS = 12
 _BUCKET_ROWS = 1 << _BUCKET_BITS
@@ -23,6 +24,12 @@ class KeyRow(NamedTuple):
     bucket: int
     hash: int
     id: int
+
+
+def keys_of(properties: Mapping[str, str]) -> list[str]:
+    """By what a message can be found. Source: IndexService.buildIndex."""
+    unique, keys = properties.get(MessageConst.UNIQ_KEY), properties.get(MessageConst.KEYS)
+    return [each for each in (unique, *(keys.split(" ") if keys else ())) if each]
 
 
 def key_row(topic: str, key: str, row_id: int) -> KeyRow:
