@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rocketmq_py.errors import BrokerError, ConfigError
+from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.message import TIMER_PROPERTIES, Message, MessageConst, MessageExt
@@ -76,7 +76,7 @@ def queues(admin: DefaultMQAdminExt, group: str) -> list[DeadLetterQueue]:
     """The queues of a group's dead-letter topic, sorted.
 
     Raises:
-        BrokerError: TOPIC_NOT_EXIST: the group has no dead letters.
+        RocketMQError: the group has no dead letters, or a server cannot be asked.
     """
     topic = names.dlq_topic(group)
     try:
@@ -84,7 +84,7 @@ def queues(admin: DefaultMQAdminExt, group: str) -> list[DeadLetterQueue]:
     except BrokerError as error:
         if error.code != ResponseCode.TOPIC_NOT_EXIST:
             raise
-        raise BrokerError(error.code, f"group {group} has no dead letters: there is no topic {topic}") from None
+        raise RocketMQError(f"group {group} has no dead letters: there is no topic {topic}") from None
     found = []
     for address in masters.values():
         for mq, ends in admin.api.topic_stats(address, topic).items():

@@ -13,8 +13,7 @@ from rocketmq_py.cli.credentials import admin_client, credentials
 from rocketmq_py.cli.dead_letters import DeadLetterQueue, as_sent, letters, note_resent, origin_topic
 from rocketmq_py.cli.options import AdminNameServers, AsJson, DryRun, errors_as_messages
 from rocketmq_py.cli.output import CONTROLS, moment, print_json, print_json_line, table
-from rocketmq_py.errors import BrokerError, RocketMQError
-from rocketmq_py.model.codes import ResponseCode
+from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 from rocketmq_py.producer import DefaultMQProducer
@@ -195,4 +194,4 @@ def _line(queue: DeadLetterQueue, msg: MessageExt) -> str:
 
 
 def _not_found(group: str, msg_id: str) -> RocketMQError:
-    return BrokerError(ResponseCode.QUERY_NOT_FOUND, f"group {group} has no dead letter {msg_id}")
+    return RocketMQError(f"group {group} has no dead letter {msg_id}")

@@ -10,7 +10,7 @@ import typer
 from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.options import AdminNameServers, AsJson, Cluster, Yes, confirm, errors_as_messages
 from rocketmq_py.cli.output import print_json, table
-from rocketmq_py.errors import BrokerError, ConfigError
+from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.admin import ConsumerConnection, ConsumeStats, SubscriptionGroupConfig
 from rocketmq_py.model.codes import ResponseCode
@@ -146,18 +146,15 @@ def create(
     orderly: Orderly = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a group on all masters of a cluster. One that is there is an error: see update."""
+    """Create a group on all masters of a cluster that do not have it; when all have it, that is an error."""
     with errors_as_messages(), admin_client(namesrv) as admin:
         names.check_group(group)
         masters = admin.master_addresses(cluster)
-        there = [name for name, address in masters.items() if group in admin.examine_subscription_groups(address)]
-        if there:
-            raise BrokerError(
-                ResponseCode.SYSTEM_ERROR, f"broker {', '.join(there)} has it: 'group update' changes it",
-                doing=f"create group {group}",
-            )  # fmt: skip
+        lacking = [address for address in masters.values() if group not in admin.examine_subscription_groups(address)]
+        if not lacking:
+            raise RocketMQError(f"group {group} is there: 'group update' changes it")
         config = SubscriptionGroupConfig(group, **_changes(retry_max_times, retry_queues, enabled, broadcast, orderly))
-        admin.create_and_update_subscription_group_config(masters.values(), config)
+        admin.create_and_update_subscription_group_config(lacking, config)
         _tell(admin, group, as_json, f"created group {group}")
 
 
@@ -209,10 +206,9 @@ def delete(
             raise _no_such_group(group)
         members = admin.examine_consumer_connection_info(group)
         if members is not None:
-            raise BrokerError(
-                ResponseCode.SYSTEM_ERROR,
-                f"it has {len(members.connections)} members, whose next pull would make it anew: stop them first",
-                doing=f"delete group {group}",
+            raise RocketMQError(
+                f"group {group} has {len(members.connections)} members, whose next pull would make it anew: stop them "
+                "first"
             )
         what = f"group {group}{'' if keep_offsets else ' and all that it has committed'}"
         confirm(f"Delete {what}{', with its retry and dead letters' if with_topics else ''}?", yes)
@@ -236,8 +232,8 @@ def _delete_topic(admin: DefaultMQAdminExt, topic: str) -> bool:
     return True
 
 
-def _no_such_group(group: str) -> BrokerError:
-    return BrokerError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"no broker knows the group {group}")
+def _no_such_group(group: str) -> RocketMQError:
+    return RocketMQError(f"no broker knows the group {group}")
 
 
 def _changes(

@@ -8,8 +8,7 @@ from typing import Any
 
 from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.output import moment, print_json, table
-from rocketmq_py.errors import BrokerError
-from rocketmq_py.model.codes import ResponseCode
+from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.running_info import ConsumerRunningInfo
 
 _WINDOW_HEADS = (
@@ -23,12 +22,12 @@ def inspect_members(namesrv: str | None, group: str, client_id: str | None, *, s
     """Tell what the members of a group, or one of them, say of themselves.
 
     Raises:
-        BrokerError: there is no member, or it does not answer.
+        RocketMQError: there is no member, or it does not answer.
     """
     with admin_client(namesrv) as admin:
         members = admin.examine_consumer_connection_info(group)
         if members is None:
-            raise BrokerError(ResponseCode.CONSUMER_NOT_ONLINE, f"group {group} has no members now")
+            raise RocketMQError(f"group {group} has no members now")
         ids = [member.client_id for member in members.connections] if client_id is None else [client_id]
         told = {each: admin.get_consumer_running_info(group, each, jstack=stacks) for each in ids}
     if as_json:

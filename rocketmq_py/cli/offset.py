@@ -11,7 +11,7 @@ from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.offset_reset import QueueReset, Way, carry_out, parse_target, plan
 from rocketmq_py.cli.options import AdminNameServers, AsJson, DryRun, errors_as_messages
 from rocketmq_py.cli.output import moment, print_json, table
-from rocketmq_py.errors import BrokerError
+from rocketmq_py.errors import BrokerError, RocketMQError
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
@@ -48,7 +48,7 @@ def _progress(admin: DefaultMQAdminExt, group: str, topic: str | None) -> dict[s
     except BrokerError as error:
         if error.code != ResponseCode.TOPIC_NOT_EXIST or topic is not None:
             raise
-        raise BrokerError(error.code, f"group {group} has not consumed yet: it has no retry topic") from None
+        raise RocketMQError(f"group {group} has not consumed yet: it has no retry topic") from None
     masters = admin.all_master_addresses()
     queues = []
     for mq, offsets in stats.offset_table.items():

@@ -12,10 +12,10 @@ import typer
 from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.options import AdminNameServers, AsJson, Cluster, Yes, confirm, errors_as_messages
 from rocketmq_py.cli.output import moment, print_json, table
-from rocketmq_py.errors import BrokerError, ConfigError
+from rocketmq_py.errors import ConfigError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.admin import TopicConfig, perm_text
-from rocketmq_py.model.codes import PermName, ResponseCode
+from rocketmq_py.model.codes import PermName
 from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 MESSAGE_TYPE = "message.type"
@@ -148,18 +148,15 @@ def create(
     message_type: TypeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a topic on all masters of a cluster. One that is there is an error: see update."""
+    """Create a topic on all masters of a cluster that do not have it; when all have it, that is an error."""
     with errors_as_messages(), admin_client(namesrv) as admin:
         names.check_topic(topic)
         masters = admin.master_addresses(cluster)
-        there = [name for name, address in masters.items() if admin.examine_topic_config(address, topic) is not None]
-        if there:
-            raise BrokerError(
-                ResponseCode.TOPIC_EXIST_ALREADY, f"broker {', '.join(there)} has it: 'topic update' changes it",
-                doing=f"create topic {topic}",
-            )  # fmt: skip
+        lacking = [address for address in masters.values() if admin.examine_topic_config(address, topic) is None]
+        if not lacking:
+            raise RocketMQError(f"topic {topic} is there: 'topic update' changes it")
         changes = _changes(queues, read_queues, write_queues, perm, message_type, {})
-        admin.create_and_update_topic_config(masters.values(), TopicConfig(topic, **changes))
+        admin.create_and_update_topic_config(lacking, TopicConfig(topic, **changes))
         _tell(admin, topic, as_json, f"created topic {topic}")
 
 
@@ -182,7 +179,7 @@ def update(
         for name, address in admin.masters_of_topic(topic).items():
             config = admin.examine_topic_config(address, topic)
             if config is None:
-                raise BrokerError(ResponseCode.TOPIC_NOT_EXIST, f"broker {name} has it no more", address)
+                raise RocketMQError(f"broker {name} has topic {topic} no more")
             changes = _changes(queues, read_queues, write_queues, perm, message_type, config.attributes)
             if not changes:
                 raise ConfigError("nothing to change: give --queues, --read-queues, --write-queues, --perm or --type")

@@ -280,6 +280,8 @@ def test_dead_letters_are_listed_shown_and_sent_again_as_they_were(
     assert [each.get("msg_id") for each in one] == [sent[0].msg_id, None]
     assert one[0]["as"]["broker"] == "broker-a"
     collector.wait_until(lambda: len(collector.deliveries) == 4, 30, "the one sent again")
+    refused = run("dlq", "resend", *of_it, "--all", "--topic", "SCHEDULE_TOPIC_XXXX", code=1)
+    assert (refused.stdout, "SCHEDULE_TOPIC_XXXX" in refused.stderr) == ("", True)
     everything = lines(run("dlq", "resend", *of_it, "--all"))
     assert [each["to"] for each in everything[:-1]] == [topic] * 3
     collector.wait_until(lambda: len(collector.deliveries) == 7, 30, "all sent again")

@@ -124,6 +124,24 @@ def test_which_cluster_is_meant_must_be_clear(site: Site, admin: DefaultMQAdminE
         admin.master_addresses("E")
 
 
+@pytest.mark.behaviour("AC-01", "AC-02")
+def test_what_some_masters_have_is_created_on_the_others(site: Site, make_server: MakeServer) -> None:
+    other = Site(make_server)
+    site.brokers["b"] = {0: other.server.address}
+    site.clusters["C"] = ["a", "b"]
+    config = json.dumps(
+        {"topicName": "t", "readQueueNums": 1, "writeQueueNums": 1, "perm": 6, "topicFilterType": "SINGLE_TAG"}
+        | {"topicSysFlag": 0}
+    )
+    site.answers |= {351: config, 201: '{"subscriptionGroupTable":{"g":{"groupName":"g"}}}'}
+    other.answers |= {351: (17, "not there"), 201: "{}", 17: "", 200: ""}
+    for family, name in (("topic", "t"), ("group", "g")):
+        done = CliRunner().invoke(app, [family, "create", name, "--namesrv", site.server.address])
+        assert done.exit_code == 0, done.output
+    assert (other.server.count(17), other.server.count(200)) == (1, 1)
+    assert (site.server.count(17), site.server.count(200)) == (0, 0)
+
+
 def test_reading_is_content_with_a_slave(site: Site, admin: DefaultMQAdminExt) -> None:
     site.brokers["a"] = {1: site.server.address}
     assert [mq.queue_id for mq in admin.examine_topic_stats("t")] == [0, 1]

@@ -134,7 +134,7 @@ class _Check:
             return
         tables = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
         for (table,) in list(tables):
-            columns = [row[1] for row in self._rows(f"PRAGMA table_info({table})")]
+            columns = self._columns(table)
             if table == "message" or "crc" not in columns:
                 continue
             covered = _OTHER_CHECKSUMS.get(table) or ", ".join(name for name in columns if name != "crc")
@@ -153,7 +153,8 @@ class _Check:
 
     def _queues(self) -> None:
         """Whether messages follow on one another from their queue's beginning to its end, as far as that is noted."""
-        bounds = "min_offset, known_end" if self._found.version >= _CHECKSUM_SINCE else "0, 0"
+        columns = self._columns("queue")
+        bounds = ", ".join(name if name in columns else "0" for name in ("min_offset", "known_end"))
         known = {row[0]: row[1:] for row in self._rows(f"SELECT id, topic, queue_id, {bounds} FROM queue")}  # noqa: S608
         there = {
             row: (low, high, count)
@@ -212,6 +213,9 @@ class _Check:
     def _has(self, key: KeyRow) -> bool:
         sql = "SELECT 1 FROM message_key WHERE bucket = ? AND hash = ? AND id = ?"
         return any(self._connection.execute(sql, key))
+
+    def _columns(self, table: str) -> list[str]:
+        return [row[1] for row in self._rows(f"PRAGMA table_info({table})")]
 
     def _rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         return self._connection.execute(sql)
