@@ -13,7 +13,9 @@ from rocketmq_py.runtime import Mutex, Runtime, WorkerPool
 
 THREADS = 2
 PENDING_MAX = 64
-"""Requests that wait or are being answered; further ones are refused as SYSTEM_BUSY, one-way ones dropped."""
+PENDING_MAX_BYTES = 32 * 1024 * 1024
+"""Requests that wait or are being answered, and the bytes of their bodies; what comes while there are so many, or so
+much, is refused as SYSTEM_BUSY, one-way requests are dropped."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +35,10 @@ class ClientRemotingProcessor:
         self._runtime = runtime
         self._handlers: dict[int, tuple[Handler, bool]] = {}
         self._warnings = RateLimitedLog(runtime.clock, _log)
-        self._lock = Mutex()  # guards the two below
+        self._lock = Mutex()  # guards the four below
         self._pool: WorkerPool[Callable[[], None]] | None = None
         self._pending = 0
+        self._pending_bytes = 0
         self._stopped = False
 
     def register(self, code: int, handler: Handler, *, blocks: bool = True) -> None:
@@ -56,11 +59,12 @@ class ClientRemotingProcessor:
             self._answer(handler, address, request, answer)
             return True
         with self._lock:
-            busy = self._pending >= PENDING_MAX
+            busy = self._pending >= PENDING_MAX or self._pending_bytes >= PENDING_MAX_BYTES
+            if self._pool is None and not self._stopped:
+                self._pool = self._runtime.worker_pool("ClientRemotingProcessor_", THREADS, lambda job: job())
             if not busy:
                 self._pending += 1
-                if self._pool is None and not self._stopped:
-                    self._pool = self._runtime.worker_pool("ClientRemotingProcessor_", THREADS, lambda job: job())
+                self._pending_bytes += len(request.body)
             pool = self._pool
         if busy:
             self._warnings.warning("busy", "%s asks for more than can be answered, refused: %s", address, request)
@@ -76,6 +80,7 @@ class ClientRemotingProcessor:
         finally:
             with self._lock:
                 self._pending -= 1
+                self._pending_bytes -= len(request.body)
 
     def _answer(self, handler: Handler, address: str, request: RemotingCommand, answer: Answer) -> None:
         try:

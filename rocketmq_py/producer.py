@@ -141,6 +141,7 @@ class DefaultMQProducer(ProducerConfig):
         *,
         selector: Selector | None = None,
         arg: Any = None,
+        queue: MessageQueue | None = None,
         timeout_ms: int | None = None,
     ) -> SendResult:
         """Send and wait until a broker stored it.
@@ -150,6 +151,7 @@ class DefaultMQProducer(ProducerConfig):
             selector: chooses the queue, ``selector(queues, message, arg)``; then no other queue is tried. Default:
                 queues in turn, another broker when one fails.
             arg: handed to the selector, for example an order number.
+            queue: where to send, one of ``fetch_publish_message_queues``; no other is tried. Not with a selector.
             timeout_ms: for this send with all its attempts; default ``send_msg_timeout``.
 
         Raises:
@@ -161,8 +163,8 @@ class DefaultMQProducer(ProducerConfig):
         """
         running = self._started()
         timeout_ms = self._timeout(timeout_ms)
-        outgoing, choose_queue = self._prepared(running, message, selector, arg)
-        retries = 0 if selector else self.retry_times_when_send_failed
+        outgoing, choose_queue = self._prepared(running, message, selector, arg, queue)
+        retries = 0 if selector or queue else self.retry_times_when_send_failed
         return running.sender.send(outgoing, timeout_ms, retries=retries, queue=choose_queue())
 
     def send_async(
@@ -172,12 +174,13 @@ class DefaultMQProducer(ProducerConfig):
         *,
         selector: Selector | None = None,
         arg: Any = None,
+        queue: MessageQueue | None = None,
         timeout_ms: int | None = None,
     ) -> None:
         """Send and return at once; the callback is told how it ended, exactly once.
 
         When there is no answer it is tried again up to ``retry_times_when_send_async_failed`` times: on another broker
-        if there is one, with a selector in the same queue. A broker's refusal ends it.
+        if there is one, with a selector or a queue given in the same queue. A broker's refusal ends it.
 
         Args:
             message: as in ``send``.
@@ -186,6 +189,7 @@ class DefaultMQProducer(ProducerConfig):
                 faster than sends end: it waits on one of the few threads that end them.
             selector: as in ``send``; runs on a thread of the sender.
             arg: handed to the selector.
+            queue: as in ``send``.
             timeout_ms: for this send with all its attempts; default ``send_msg_timeout``. With back pressure also how
                 long this call may wait.
 
@@ -197,11 +201,16 @@ class DefaultMQProducer(ProducerConfig):
         running = self._started()
         timeout_ms = self._timeout(timeout_ms)
         check_callback(callback)
-        outgoing, choose_queue = self._prepared(running, message, selector, arg)
+        outgoing, choose_queue = self._prepared(running, message, selector, arg, queue)
         running.async_sender.send(outgoing, callback, timeout_ms, choose_queue)
 
     def send_oneway(
-        self, message: Message | Sequence[Message], *, selector: Selector | None = None, arg: Any = None
+        self,
+        message: Message | Sequence[Message],
+        *,
+        selector: Selector | None = None,
+        arg: Any = None,
+        queue: MessageQueue | None = None,
     ) -> None:
         """Send once and await no answer: whether it was stored, nobody tells.
 
@@ -209,6 +218,7 @@ class DefaultMQProducer(ProducerConfig):
             message: as in ``send``.
             selector: as in ``send``.
             arg: handed to the selector.
+            queue: as in ``send``.
 
         Raises:
             ConfigError, IllegalStateError: as in ``send``.
@@ -216,7 +226,7 @@ class DefaultMQProducer(ProducerConfig):
             TransportError: no connection could be made within ``send_msg_timeout``, or it broke at once.
         """
         running = self._started()
-        outgoing, choose_queue = self._prepared(running, message, selector, arg)
+        outgoing, choose_queue = self._prepared(running, message, selector, arg, queue)
         running.sender.send_oneway(outgoing, self.send_msg_timeout, queue=choose_queue())
 
     def request(
@@ -399,7 +409,12 @@ class DefaultMQProducer(ProducerConfig):
         return timeout_ms
 
     def _prepared(
-        self, running: _Running, message: Message | Sequence[Message], selector: Selector | None, arg: object
+        self,
+        running: _Running,
+        message: Message | Sequence[Message],
+        selector: Selector | None,
+        arg: object,
+        queue: MessageQueue | None = None,
     ) -> tuple[OutgoingMessage, ChooseQueue]:
         """What goes out, and how to find the queue that it must go to, if there is one."""
         if isinstance(message, Message):
@@ -407,13 +422,24 @@ class DefaultMQProducer(ProducerConfig):
         else:
             outgoing = outgoing_batch(message, self.max_message_size, self._runtime.clock)
         self._note_published(running, outgoing.topic)
+        if queue is not None:
+            _check_queue(queue, outgoing.topic, selector)
         if selector is None:
-            return outgoing, lambda: None
+            return outgoing, lambda: queue
         if not callable(selector):
             raise ConfigError(f"a selector is called with (queues, message, arg), {selector!r} cannot be called")
         if not isinstance(message, Message):
             raise ConfigError("a batch goes to one queue as a whole: give the selector a single message")
         return outgoing, lambda: _selected(running.sender, selector, message, arg)
+
+
+def _check_queue(queue: object, topic: str, selector: Selector | None) -> None:
+    if selector is not None:
+        raise ConfigError("give a selector or a queue, not both")
+    if not isinstance(queue, MessageQueue):
+        raise ConfigError(f"a queue is a MessageQueue, not {queue!r:.100}")
+    if queue.topic != topic:
+        raise ConfigError(f"a message of topic {topic} cannot go to a queue of topic {queue.topic}")
 
 
 def _selected(sender: MessageSender, selector: Selector, message: Message, arg: object) -> MessageQueue:

@@ -29,6 +29,7 @@ from rocketmq_py.runtime import WorkerPool
 
 END_AFTER_CHECK_TIMEOUT_MS = 3_000
 REMARK_MAX_LENGTH = 1_000
+CHECKS_WAITING_MAX_BYTES = 64 * 1024 * 1024
 
 _COMMIT_OR_ROLLBACK = {
     LocalTransactionState.COMMIT_MESSAGE: MessageSysFlag.TRANSACTION_COMMIT_TYPE,
@@ -78,7 +79,8 @@ class TransactionMQProducer(DefaultMQProducer):
         transaction_listener: the local transactions.
         check_thread_pool_min_size: no effect, as long as it is not larger than the maximum.
         check_thread_pool_max_size: threads that answer questions, 1..1000 (1).
-        check_request_hold_max: questions that wait for one of them; further ones are dropped, the broker asks again.
+        check_request_hold_max: questions that wait for one of them; further ones are dropped, as are those that come
+            while 64 MiB of messages wait; the broker asks again.
         **settings: see ``ProducerConfig``.
 
     Raises:
@@ -88,6 +90,7 @@ class TransactionMQProducer(DefaultMQProducer):
     __slots__ = (
         "_check_warnings",
         "_checks_waiting",
+        "_checks_waiting_bytes",
         "_pool",
         "check_request_hold_max",
         "check_thread_pool_max_size",
@@ -116,6 +119,7 @@ class TransactionMQProducer(DefaultMQProducer):
         # Guarded by the lock of the base class; the threads are started by the first question.
         self._pool: WorkerPool[_Check] | None = None
         self._checks_waiting = 0
+        self._checks_waiting_bytes = 0
 
     def start(self) -> None:
         """See ``DefaultMQProducer.start``; what is no transaction listener is refused, too."""
@@ -230,17 +234,19 @@ class TransactionMQProducer(DefaultMQProducer):
         with self._lock:
             if self._closed:
                 return
-            full = self._checks_waiting >= self.check_request_hold_max
-            if not full:
-                self._checks_waiting += 1
+            waiting = self._checks_waiting
+            full = waiting >= self.check_request_hold_max or self._checks_waiting_bytes >= CHECKS_WAITING_MAX_BYTES
             if self._pool is None:
                 size = self.check_thread_pool_max_size
                 self._pool = self._runtime.worker_pool("TransactionCheck_", size, self._answer_check)
+            if not full:
+                self._checks_waiting += 1
+                self._checks_waiting_bytes += len(request.body)
             pool = self._pool
         if full:
             self._check_warnings.warning(
                 "full", "%s questions about transactions wait already, one of %s is dropped; it will ask again",
-                self.check_request_hold_max, address,
+                waiting, address,
             )  # fmt: skip
         else:
             pool.submit(_Check(address, msg, request))
@@ -250,6 +256,7 @@ class TransactionMQProducer(DefaultMQProducer):
         address, msg, request = check
         with self._lock:
             self._checks_waiting -= 1
+            self._checks_waiting_bytes -= len(request.body)
         listener = self.transaction_listener
         if listener is None:
             self._check_warnings.warning(

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.broker2client import Broker2Client
 from rocketmq_py.broker.broker_config import BrokerConfig
 from rocketmq_py.broker.broker_info_processor import BrokerInfoProcessor
 from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, refusal
+from rocketmq_py.broker.clean_commit_log_service import CleanCommitLogService
 from rocketmq_py.broker.client_manage_processor import ClientManageProcessor
 from rocketmq_py.broker.commit_log import Arrival, CommitLog
 from rocketmq_py.broker.connection_processor import ConnectionProcessor
@@ -57,10 +59,15 @@ class Processor(Protocol):
 
 
 class Dispatcher:
-    """Answers requests by their code: what one port serves."""
+    """Answers requests by their code: what one port serves.
 
-    def __init__(self, handlers: dict[int, Handler]) -> None:
+    Args:
+        authentication: asked before anything is done; None: everybody may ask everything.
+    """
+
+    def __init__(self, handlers: dict[int, Handler], authentication: Authentication | None = None) -> None:
         self._handlers = handlers
+        self._authentication = authentication
 
     def on_request(self, channel: Channel, request: RemotingCommand) -> None:
         """Answer a request, or take the answer to one of ours."""
@@ -70,6 +77,8 @@ class Dispatcher:
         handler = self._handlers.get(request.code)
         answer: RemotingCommand | None
         try:
+            if self._authentication is not None:
+                self._authentication.check(request)
             if handler is None:
                 raise BrokerError(  # noqa: TRY301 - one way to refuse
                     ResponseCode.REQUEST_CODE_NOT_SUPPORTED, f" request type {request.code} not supported"
@@ -99,18 +108,30 @@ class BrokerController(Dispatcher):
         host: address that clients are told to connect to.
         port: of the broker.
         delay_levels_ms: delays by level, from 1 on.
+        reserved_ms, max_bytes: what is kept, see ``CleanCommitLogService``.
+        authentication: of both ports.
     """
 
     def __init__(
-        self, *, store: MessageStore, loop: Loop, clock: Clock, host: str, port: int, delay_levels_ms: list[int]
+        self,
+        *,
+        store: MessageStore,
+        loop: Loop,
+        clock: Clock,
+        host: str,
+        port: int,
+        delay_levels_ms: list[int],
+        reserved_ms: int | None = None,
+        max_bytes: int | None = None,
+        authentication: Authentication | None = None,
     ) -> None:
         store_host = pack_host((host, port))
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = join_address(host, port)
         levels = " ".join(f"{each // 1_000}s" for each in delay_levels_ms)
         config = BrokerConfig(CLUSTER_NAME, BROKER_NAME, address, others={"messageDelayLevel": levels})
         self._loop = loop
         self._clock = clock
-        self._commit_log = commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
+        self.commit_log = commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
         topics = TopicConfigManager(store, commit_log, clock)
         self._stats = stats = BrokerStatsManager(loop, clock)
         self._broker2client = broker2client = Broker2Client(loop)
@@ -120,6 +141,10 @@ class BrokerController(Dispatcher):
         self._schedule = schedule = ScheduleMessageService(
             commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
         )
+        self.cleaner = CleanCommitLogService(
+            store=store, commit_log=commit_log, loop=loop, clock=clock, reserved_ms=reserved_ms, max_bytes=max_bytes
+        )
+        self.cleaner.keep(schedule.first_needed, SCHEDULE_TOPIC)
         locks = RebalanceLockManager(clock=clock)
         self._pulls = PullMessageProcessor(
             loop=loop, clock=clock, commit_log=commit_log, topics=topics, consumers=consumers, offsets=offsets,
@@ -157,16 +182,19 @@ class BrokerController(Dispatcher):
                 directory=store.directory,
             ),
         ]  # fmt: skip
-        super().__init__({code: handler for each in processors for code, handler in each.handlers().items()})
+        super().__init__(
+            {code: handler for each in processors for code, handler in each.handlers().items()}, authentication
+        )
         topics.ensure_topic(CLUSTER_NAME + names.REPLY_TOPIC_POSTFIX, 1)
-        kv_configs = KVConfigManager(store, commit_log)
-        self.name_server = Dispatcher(NameServer(topics, kv_configs, CLUSTER_NAME, BROKER_NAME, address).handlers())
+        name_server = NameServer(topics, KVConfigManager(store, commit_log), CLUSTER_NAME, BROKER_NAME, address)
+        self.name_server = Dispatcher(name_server.handlers(), authentication)
 
     def start(self) -> None:
         """Begin what runs by itself."""
         self._pulls.holds.start()
         self._schedule.start()
         self._stats.start()
+        self.cleaner.start()
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
 
     def _scan_channels(self) -> None:
@@ -198,4 +226,14 @@ class BrokerController(Dispatcher):
     def when_stored(self, job: Callable[[], None]) -> None:
         """Store committed offsets, and run a job once everything is on the disk."""
         self._offsets.flush()
-        self._commit_log.when_idle(job)
+
+        def idle() -> None:
+            self.commit_log.note_ends()
+            self.commit_log.when_idle(job)
+
+        self.commit_log.when_idle(idle)
+
+
+def join_address(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

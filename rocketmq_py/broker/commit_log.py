@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
-from rocketmq_py.broker.store import Changes, MessageStore, QueueKey, Row, Write, checksum
+from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum
 from rocketmq_py.broker.store.key_table import KeyRow, key_row, keys_of
-from rocketmq_py.broker.store.message_table import add_queue, delete_queues
+from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue, note_ends
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
 from rocketmq_py.model.message import MessageConst, MessageHead, format_properties
@@ -25,6 +25,14 @@ from rocketmq_py.remoting.message_codec import encode_stored
 
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 """Bodies that wait for their commit; above, sends are refused. Senders wait for answers, so few get there."""
+
+DISK_RESERVE_BYTES = 128 * 1024 * 1024
+"""With less room on the disk, sends are refused until there is more, for a write that fails would end all writing. What
+clients commit and what is deleted needs room, too, and the WAL has 64 MiB before it is written back."""
+
+NOTE_ENDS_INTERVAL_MS = 1_000
+"""So often the ends of queues are written down, with whatever else is written: SQLite has no checksums, and damage in
+an index may hide the end of a queue. Of what is younger nothing tells."""
 
 QUERY_MAX_BYTES = 8 * 1024 * 1024
 """Messages that a query by key finds at most, in bytes: an answer is one frame."""
@@ -110,7 +118,8 @@ class CommitLog:
             key: Queue(state.row, state.min_offset, state.max_offset, state.max_offset)
             for key, state in store.messages.queues().items()
         }
-        self._next_queue_row = 1 + store.messages.highest_queue()
+        self._keys = {queue.row: key for key, queue in self._queues.items()}
+        self._next_queue_row = store.messages.next_queue_row()
         self._next_id = store.last_id + 1
         self._pending = Changes()
         self._waiting: list[Stored] = []
@@ -119,6 +128,9 @@ class CommitLog:
         self._committing = False
         self._flush_is_due = False
         self._idle: list[Callable[[], None]] = []
+        self._free_bytes: int | None = None
+        self._grown: dict[int, Queue] = {}  # by row; since their ends were written down
+        self._ends_noted_ms = clock.monotonic_ms()
         self.failure: StoreError | None = None
 
     # Queues.
@@ -200,6 +212,19 @@ class CommitLog:
         """Whether too much waits for its commit already."""
         return self._pending_bytes > PENDING_MAX_BYTES
 
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether the disk has too little room for messages."""
+        return self._free_bytes is not None and self._free_bytes < DISK_RESERVE_BYTES
+
+    def note_free_bytes(self, count: int) -> None:
+        """Hear what the disk has room for."""
+        was_full, self._free_bytes = self.is_disk_full, count
+        if self.is_disk_full and not was_full:
+            _log.error("the disk has room for %s bytes: messages are refused below %s", count, DISK_RESERVE_BYTES)
+        elif was_full and not self.is_disk_full:
+            _log.warning("the disk has room again: messages are taken")
+
     def put(self, messages: Sequence[MessageInner], stored: Stored, writes: Iterable[Write] = ()) -> list[Place]:
         """Store messages, and whole or not at all what belongs to them.
 
@@ -249,19 +274,45 @@ class CommitLog:
 
     def _add_queue(self, key: QueueKey) -> Queue:
         queue = self._queues[key] = Queue(self._next_queue_row, 0, 0, 0)
+        self._keys[queue.row] = key
         self._pending.writes.append(add_queue(queue.row, key))
         self._next_queue_row += 1
         return queue
-
-    def remove_queues(self, topic: str) -> list[Write]:
-        """Forget the queues of a topic; what forgets them on the disk. A new one of the same name begins at 0."""
-        keys = [key for key in self._queues if key.topic == topic]
-        return [delete_queues([self._queues.pop(key).row for key in keys])]
 
     def write(self, writes: Iterable[Write], stored: Stored) -> None:
         """Store anything else, in this order and whole or not at all; ``stored`` as in ``put``."""
         self._pending.writes += writes
         self._wait(stored)
+
+    def queue_in_row(self, row: int) -> tuple[QueueKey, int] | None:
+        """Which queue a row of the store is, and its first offset; None for one that was dropped."""
+        key = self._keys.get(row)
+        return None if key is None else (key, self._queues[key].min_offset)
+
+    def cut(self, heads: Sequence[Head], begins: Mapping[int, int]) -> list[Write]:
+        """Let messages go with which queues begin. From now on nobody is given them.
+
+        Args:
+            heads: the messages.
+            begins: where the queues begin then, by their rows.
+        """
+        for row, offset in begins.items():
+            self._queues[self._keys[row]].min_offset = offset
+        return [*delete_messages(heads), *(begin_queue_at(row, offset) for row, offset in begins.items())]
+
+    def delete_queues(self, topic: str, stored: Stored) -> None:
+        """Forget all queues of a topic; their messages go soon. What is sent to it from now on begins at offset 0."""
+        dropped = [self._queues.pop(key) for key in [key for key in self._queues if key.topic == topic]]
+        for queue in dropped:
+            del self._keys[queue.row]
+            self._grown.pop(queue.row, None)
+        self.write([drop_queue(queue.row) for queue in dropped], stored)
+
+    def note_ends(self) -> None:
+        """Write down where the queues end; otherwise that is done with the first write after a second."""
+        self._note_ends(now=True)
+        if self._pending:
+            self._wait(lambda error: None)
 
     def when_idle(self, job: Callable[[], None]) -> None:
         """Run a job once nothing waits for a commit any more."""
@@ -280,6 +331,8 @@ class CommitLog:
     def _flush(self) -> None:
         self._flush_is_due = False
         error = self.failure
+        if self._pending:
+            self._note_ends()
         if error is None and self._pending:
             try:
                 if not self._store.begin():
@@ -308,6 +361,13 @@ class CommitLog:
 
         self._loop.run_blocking(lambda: self._store.commit(last_id), done)
 
+    def _note_ends(self, *, now: bool = False) -> None:
+        due_ms = self._ends_noted_ms + NOTE_ENDS_INTERVAL_MS
+        if self._grown and (now or self._clock.monotonic_ms() >= due_ms):
+            self._ends_noted_ms = self._clock.monotonic_ms()
+            grown, self._grown = self._grown, {}
+            self._pending.writes.append(note_ends([(row, queue.max_offset) for row, queue in grown.items()]))
+
     def _committed(
         self,
         error: Exception | None,
@@ -320,6 +380,7 @@ class CommitLog:
         if told is None:
             for queue, arrival in arrivals:
                 queue.max_offset = arrival.queue_offset + 1
+                self._grown[queue.row] = queue
         for stored in waiting:
             try:
                 stored(told)

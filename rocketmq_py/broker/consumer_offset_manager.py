@@ -9,10 +9,14 @@ from rocketmq_py.broker.commit_log import CommitLog, Stored
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import MessageStore, QueueKey, Write
 from rocketmq_py.broker.store.offset_table import delete_consumer_offsets, put_consumer_offsets
-from rocketmq_py.errors import StoreError
+from rocketmq_py.errors import BrokerError, StoreError
+from rocketmq_py.model.codes import ResponseCode
 
 FLUSH_INTERVAL_MS = 1_000
 """Committed offsets are stored so often, what is committed between is consumed again after a crash. Upstream: 5 s."""
+
+OFFSETS_MAX = 1_000_000
+"""Committed offsets of all groups together: groups, topics and queues multiply. Upstream sets no limit."""
 
 
 @dataclass(slots=True)
@@ -35,8 +39,11 @@ class ConsumerOffsetManager:
         self._commit_log = commit_log
         self._loop = loop
         self._groups: dict[str, dict[str, _Progress]] = {}
+        self._count = 0
+        self._pulled_count = 0
         for (group, topic, queue_id), offset in store.offsets.consumer_offsets().items():
             self._progress(group, topic).committed[queue_id] = offset
+            self._count += 1
         self._changed: dict[tuple[str, str, int], int | None] = {}
 
     def _progress(self, group: str, topic: str) -> _Progress:
@@ -82,11 +89,27 @@ class ConsumerOffsetManager:
     # Changes.
 
     def commit_offset(self, group: str, key: QueueKey, offset: int) -> None:
-        """Note an offset; a lower one than before is accepted, as upstream does."""
-        committed = self._progress(group, key.topic).committed
-        if committed.get(key.queue_id) != offset:
-            committed[key.queue_id] = offset
+        """Note an offset; a lower one than before is accepted, as upstream does.
+
+        Raises:
+            BrokerError: there are too many.
+        """
+        if self._put(group, key, offset) != offset:
             self._note((group, *key), offset)
+
+    def _put(self, group: str, key: QueueKey, offset: int) -> int | None:
+        """Change what is in memory; what was there before."""
+        committed = self._progress(group, key.topic).committed
+        before = committed.get(key.queue_id)
+        if before is None:
+            if self._count >= OFFSETS_MAX:
+                raise BrokerError(
+                    ResponseCode.SYSTEM_BUSY,
+                    f"this broker has {OFFSETS_MAX} offsets, the most it takes: {(group, *key)} is new",
+                )
+            self._count += 1
+        committed[key.queue_id] = offset
+        return before
 
     def _note(self, place: tuple[str, str, int], offset: int | None) -> None:
         if not self._changed:
@@ -95,7 +118,12 @@ class ConsumerOffsetManager:
 
     def commit_pull_offset(self, group: str, key: QueueKey, offset: int) -> None:
         """Note where a pull ended; never stored."""
-        self._progress(group, key.topic).pulled[key.queue_id] = offset
+        pulled = self._progress(group, key.topic).pulled
+        if key.queue_id not in pulled:
+            if self._pulled_count >= OFFSETS_MAX:
+                return  # then only what is committed is known
+            self._pulled_count += 1
+        pulled[key.queue_id] = offset
 
     def assign_reset_offset(self, group: str, key: QueueKey, offset: int) -> None:
         """Have a group go on elsewhere; ``flush`` stores it."""
@@ -125,12 +153,16 @@ class ConsumerOffsetManager:
         self.flush(stored)
 
     def _forget(self, group: str, topic: str, progress: _Progress | None) -> None:
-        for queue_id in progress.committed if progress is not None else ():
+        if progress is None:
+            return
+        for queue_id in progress.committed:
             self._note((group, topic, queue_id), None)
+        self._count -= len(progress.committed)
+        self._pulled_count -= len(progress.pulled)
 
     def commit_with(self, group: str, key: QueueKey, offset: int) -> Write:
         """Note an offset that is to be stored together with something else; what stores it."""
-        self._progress(group, key.topic).committed[key.queue_id] = offset
+        self._put(group, key, offset)
         self._changed.pop((group, *key), None)  # older, it must not be stored behind this one
         return put_consumer_offsets({(group, *key): offset})
 

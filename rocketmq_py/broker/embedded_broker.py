@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rocketmq_py.broker.broker_controller import BrokerController
+from rocketmq_py.broker.authentication import Authentication
+from rocketmq_py.broker.broker_controller import BrokerController, join_address
 from rocketmq_py.broker.store import MessageStore
-from rocketmq_py.errors import IllegalStateError
+from rocketmq_py.errors import ConfigError, IllegalStateError
 from rocketmq_py.model.config import check_range
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
 from rocketmq_py.remoting.server import RemotingServer, ServerLoop, bind
 from rocketmq_py.runtime import Runtime, ThreadRuntime
 
 HOST = "127.0.0.1"
-"""The only address it listens at: there is no authentication yet."""
+"""Where it listens if nothing else is asked for: this machine only."""
+
+FILE_RESERVED_TIME_HOURS = 72
+"""Source: MessageStoreConfig.fileReservedTime."""
+
+_HOURS_MAX = 10_000_000
+_HOUR_MS = 3_600_000
+_BYTES_MIN = 16 * 1024 * 1024
 
 START_TIMEOUT_MS = 60_000
 STOP_TIMEOUT_MS = 30_000
@@ -37,9 +48,16 @@ class EmbeddedBroker:
         broker_port: of the broker; 0: any free one.
         message_delay_level: delays by level, Java's ``messageDelayLevel``.
         synchronous: False: an acknowledged message may be lost by a power cut. Never by the end of the process.
+        host: address to listen at, ``0.0.0.0`` or ``::`` for all of this machine. Whoever reaches it may do everything,
+            unless there are access keys.
+        broker_ip1: address that clients are told to connect to. Java's brokerIP1; None: ``host``, if it is one.
+        file_reserved_time: messages older than so many hours are deleted, consumed or not; 0: none. Java's
+            fileReservedTime.
+        max_bytes: beyond so many bytes in the file the oldest messages are deleted, consumed or not; None: never.
+        access_keys: secret keys by access key. If given, requests must be signed with one of them.
 
     Raises:
-        ConfigError: a port or the delay levels are none.
+        ConfigError: a port, an address, an amount, the access keys or the delay levels are none.
     """
 
     def __init__(
@@ -50,13 +68,34 @@ class EmbeddedBroker:
         broker_port: int = 0,
         message_delay_level: str = DEFAULT_DELAY_LEVELS,
         synchronous: bool = True,
+        host: str = HOST,
+        broker_ip1: str | None = None,
+        file_reserved_time: int = FILE_RESERVED_TIME_HOURS,
+        max_bytes: int | None = None,
+        access_keys: Mapping[str, str] | None = None,
         runtime: Runtime | None = None,
     ) -> None:
         for name, port in (("namesrv_port", namesrv_port), ("broker_port", broker_port)):
             check_range(name, port, 0, 65_535)
+        check_range("file_reserved_time", file_reserved_time, 0, _HOURS_MAX)
+        if max_bytes is not None:
+            check_range("max_bytes", max_bytes, _BYTES_MIN, 2**60)
+        self._host = _address("host", host)
+        self._told_host = self._host if broker_ip1 is None else _address("broker_ip1", broker_ip1)
+        if ipaddress.ip_address(self._told_host).is_unspecified:
+            raise ConfigError(
+                f"clients cannot connect to {self._told_host}: tell them an address of this machine with broker_ip1"
+            )
         self._directory = Path(directory)
         self._ports = namesrv_port, broker_port
-        self._delay_levels_ms = parse_delay_levels(message_delay_level)
+        self._make = partial(
+            BrokerController,
+            delay_levels_ms=parse_delay_levels(message_delay_level),
+            reserved_ms=file_reserved_time * _HOUR_MS or None,
+            max_bytes=max_bytes,
+            authentication=None if access_keys is None else Authentication(access_keys),
+        )
+        self._is_open = access_keys is None and not ipaddress.ip_address(self._host).is_loopback
         self._synchronous = synchronous
         self._runtime = runtime or ThreadRuntime()
         self._running: _Running | None = None
@@ -74,8 +113,8 @@ class EmbeddedBroker:
         loop = ServerLoop(self._runtime, "EmbeddedBroker")
         running: _Running | None = None
         try:
-            running = _Running(self._runtime, loop, self._ports)
-            loop.run(running.start(self._directory, self._delay_levels_ms, self._synchronous), START_TIMEOUT_MS)
+            running = _Running(self._runtime, loop, self._host, self._ports, self._told_host)
+            loop.run(running.start(self._directory, self._make, self._synchronous), START_TIMEOUT_MS)
         except BaseException:
             try:
                 if running is not None:  # Ctrl-C, perhaps: what was opened meanwhile is closed all the same
@@ -84,6 +123,8 @@ class EmbeddedBroker:
                 loop.stop()
             raise
         self._running = running
+        if self._is_open:
+            _log.warning("whoever reaches %s may do everything: give access keys", self.broker_addr)
         _log.info("broker on %s: name server %s, broker %s", self._directory, self.namesrv_addr, self.broker_addr)
         return self
 
@@ -99,12 +140,12 @@ class EmbeddedBroker:
     @property
     def namesrv_addr(self) -> str:
         """What clients are given."""
-        return f"{HOST}:{self._started().namesrv_port}"
+        return join_address(self._told_host, self._started().namesrv_port)
 
     @property
     def broker_addr(self) -> str:
         """Address of the broker; clients learn it from the name server."""
-        return f"{HOST}:{self._started().broker_port}"
+        return join_address(self._told_host, self._started().broker_port)
 
     def _started(self) -> _Running:
         if self._running is None:
@@ -125,20 +166,21 @@ class EmbeddedBroker:
 class _Running:
     """What exists between start and end. The coroutines run on the loop."""
 
-    def __init__(self, runtime: Runtime, loop: ServerLoop, ports: tuple[int, int]) -> None:
+    def __init__(self, runtime: Runtime, loop: ServerLoop, host: str, ports: tuple[int, int], told_host: str) -> None:
         self.loop = loop
+        self._told_host = told_host
         self._clock = runtime.clock
         self._starting: asyncio.Task[Any] | None = None
         self._started = False
         with ExitStack() as bound:
-            self._sockets = [bound.enter_context(bind(HOST, port)) for port in ports]
+            self._sockets = [bound.enter_context(bind(host, port)) for port in ports]
             bound.pop_all()
         self.namesrv_port, self.broker_port = (sock.getsockname()[1] for sock in self._sockets)
 
-    async def start(self, directory: Path, delay_levels_ms: list[int], synchronous: bool) -> None:
+    async def start(self, directory: Path, make: Callable[..., BrokerController], synchronous: bool) -> None:
         """Open the store, then serve."""
         self._starting = asyncio.current_task()
-        await self._start(directory, delay_levels_ms, synchronous)
+        await self._start(directory, make, synchronous)
         self._started = True
 
     async def abandon(self) -> None:
@@ -151,15 +193,14 @@ class _Running:
         for sock in self._sockets:
             sock.close()
 
-    async def _start(self, directory: Path, delay_levels_ms: list[int], synchronous: bool) -> None:
+    async def _start(self, directory: Path, make: Callable[..., BrokerController], synchronous: bool) -> None:
         with ExitStack() as on_failure:
             for sock in self._sockets:
                 on_failure.enter_context(sock)
             self._store = on_failure.enter_context(closing(MessageStore(directory, synchronous=synchronous)))
-            self._controller = BrokerController(
-                store=self._store, loop=self.loop, clock=self._clock, host=HOST, port=self.broker_port,
-                delay_levels_ms=delay_levels_ms,
-            )  # fmt: skip
+            self._controller = make(
+                store=self._store, loop=self.loop, clock=self._clock, host=self._told_host, port=self.broker_port
+            )
             self._controller.start()
             services = (self._controller.name_server, self._controller)
             self._servers = [RemotingServer(self.loop, service, self._clock) for service in services]
@@ -180,3 +221,10 @@ class _Running:
         self._controller.when_stored(done)
         await stored
         self._store.close()
+
+
+def _address(name: str, text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ConfigError(f"{name} is an IP address, not {text!r}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rocketmq_py.broker.channel import Channel
 from rocketmq_py.broker.commit_log import Arrival
@@ -21,6 +21,12 @@ SWEEP_INTERVAL_MS = 5_000
 HELD_MAX_COUNT = 50_000
 """Above, a pull that finds nothing is answered at once."""
 
+HELD_MAX_BYTES = 256 * 1024 * 1024
+"""The same, for what held pulls have in memory, roughly: their fields and tags come over the wire."""
+
+_PULL_BYTES = 1_000
+_TAG_BYTES = 150  # a text and a number, in two sets
+
 
 @dataclass(slots=True)
 class HeldPull:
@@ -31,6 +37,11 @@ class HeldPull:
     offset: int
     subscription: SubscriptionData
     due_ms: int
+    size: int = field(init=False)  # bytes in memory, roughly
+
+    def __post_init__(self) -> None:
+        fields = sum([len(name) + len(value) for name, value in self.request.ext_fields.items()])
+        self.size = _PULL_BYTES + fields + len(self.request.body) + _TAG_BYTES * len(self.subscription.tags_set)
 
 
 class PullRequestHoldService:
@@ -56,6 +67,7 @@ class PullRequestHoldService:
         self._places: dict[Channel, dict[int, QueueKey]] = {}  # so that a connection's end finds its own at once
         self._numbers = itertools.count()
         self._count = 0
+        self._bytes = 0
 
     def start(self) -> None:
         """Begin to sweep."""
@@ -63,12 +75,13 @@ class PullRequestHoldService:
 
     def suspend(self, key: QueueKey, pull: HeldPull) -> bool:
         """Hold a pull; False when too many are held already."""
-        if self._count >= HELD_MAX_COUNT:
+        if self._count >= HELD_MAX_COUNT or self._bytes + pull.size > HELD_MAX_BYTES:
             return False
         number = next(self._numbers)
         self._held.setdefault(key, {})[number] = pull
         self._places.setdefault(pull.channel, {})[number] = key
         self._count += 1
+        self._bytes += pull.size
         return True
 
     def notify_arriving(self, arrivals: Sequence[Arrival]) -> None:
@@ -87,7 +100,7 @@ class PullRequestHoldService:
 
     def _remove(self, key: QueueKey, number: int) -> None:
         held = self._held[key]
-        del held[number]
+        self._bytes -= held.pop(number).size
         if not held:
             del self._held[key]
         self._count -= 1

@@ -19,6 +19,9 @@ from rocketmq_py.runtime import Mutex
 REBALANCE_LOCK_MAX_LIVE_TIME_MS = 60_000
 """A lock not renewed for longer may be taken over. Clients stop consuming after 30 s: the difference is the safety."""
 
+LOCKS_MAX = 200_000
+"""Entries of all groups together; beyond it queues that nobody holds are refused. Upstream sets no limit."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +48,8 @@ class RebalanceLockManager:
 
     Deviations: leases are measured by the monotonic clock; Java's wall clock may jump. Renewing is under the lock too:
     in Java a renewal can meet a take-over at the end of a lease, and both clients are told that they hold the queue.
-    Entries expired for longer than another live time are forgotten (LM-09); Java keeps them.
+    Entries expired for longer than another live time are forgotten (LM-09); Java keeps them. There are at most
+    ``LOCKS_MAX``.
     """
 
     def __init__(self, clock: Clock | None = None, lock_max_live_ms: int = REBALANCE_LOCK_MAX_LIVE_TIME_MS) -> None:
@@ -53,6 +57,7 @@ class RebalanceLockManager:
         self._lock_max_live_ms = lock_max_live_ms
         self._lock = Mutex()
         self._table: dict[str, dict[MessageQueue, _LockEntry]] = {}  # by group; Java: mqLockTable
+        self._count = 0  # of entries
         self._swept_ms = self._now_ms()
 
     def try_lock(self, group: str, mq: MessageQueue, client_id: str) -> bool:
@@ -96,6 +101,10 @@ class RebalanceLockManager:
         entry = self._table.get(group, {}).get(mq)
         if entry is None:
             self._forget_long_expired()
+            if self._count >= LOCKS_MAX:
+                _log.warning("%s: group %s: %s is refused, there are %s locks already", doing, group, mq, LOCKS_MAX)
+                return False
+            self._count += 1
             self._table.setdefault(group, {})[mq] = _LockEntry(client_id, self._now_ms())
             _log.info("%s: group %s: %s, which nobody held, is locked for %s", doing, group, mq, client_id)
             return True
@@ -127,6 +136,7 @@ class RebalanceLockManager:
                     )
                 else:
                     del entries[mq]
+                    self._count -= 1
                     _log.info("unlock_batch: group %s: %s gave up %s", group, client_id, mq)
 
     def is_lock_all_expired(self, group: str) -> bool:
@@ -143,7 +153,7 @@ class RebalanceLockManager:
     def entry_count(self) -> int:
         """Entries in memory, expired ones too; for diagnosis."""
         with self._lock:
-            return sum(map(len, self._table.values()))
+            return self._count
 
     def _is_expired(self, entry: _LockEntry, longer_by_ms: int = 0) -> bool:
         """Whether a lock ended, ``longer_by_ms`` ago at least."""
@@ -162,9 +172,11 @@ class RebalanceLockManager:
         if now_ms - self._swept_ms <= self._lock_max_live_ms:
             return
         self._swept_ms = now_ms
+        self._count = 0
         for group, entries in list(self._table.items()):
             kept = {mq: entry for mq, entry in entries.items() if not self._is_expired(entry, self._lock_max_live_ms)}
             if kept:
                 self._table[group] = kept
+                self._count += len(kept)
             else:
                 del self._table[group]

@@ -73,6 +73,10 @@ class ScheduleMessageService:
     def _delay_ms(self, level: int) -> int:
         return self._levels_ms[min(level, len(self._levels_ms)) - 1]
 
+    def first_needed(self, key: QueueKey) -> int:
+        """The first message of a level's queue that has not been delivered."""
+        return self._next_offset.get(key.queue_id + 1, 0)
+
     def on_arrival(self, arrival: Arrival) -> None:
         """A message begins to wait."""
         self._await_head(arrival.key.queue_id + 1)

@@ -152,6 +152,11 @@ class SendMessageProcessor:
     def _check_capacity(self) -> None:
         if self._commit_log.is_busy:
             raise BrokerError(ResponseCode.SYSTEM_BUSY, "[REJECTREQUEST] too much waits for the disk, try again")
+        if self._commit_log.is_disk_full:
+            raise BrokerError(
+                ResponseCode.SERVICE_NOT_AVAILABLE,
+                "service not available now: the broker's disk is full. Make room, it goes on by itself then",
+            )
 
     def put(self, messages: Sequence[MessageInner], stored: Stored) -> list[Place]:
         """Store messages; see ``CommitLog.put``.

@@ -152,10 +152,11 @@ class TopicConfigManager:
         self._commit_log.write([put_topic(config.topicName, asdict(config))], stored)
 
     def delete_topic(self, name: str, stored: Stored) -> None:
-        """Forget a topic and its queues; its messages can be found by their ids as long as they are there."""
+        """Forget a topic and its queues; their messages go soon."""
         self._topics.pop(name, None)
         self.topic_version.next()
-        self._commit_log.write([delete_topic(name), *self._commit_log.remove_queues(name)], stored)
+        self._commit_log.write([delete_topic(name)], _ignore)
+        self._commit_log.delete_queues(name, stored)  # in the same transaction
 
     def delete_group(self, name: str, stored: Stored) -> None:
         """Forget a group."""

@@ -136,6 +136,28 @@ def broker(
     flush: Annotated[
         Flush, typer.Option(help="async is unsafe: a power cut may lose acknowledged messages.")
     ] = Flush.SYNC,
+    host: Annotated[
+        str, typer.Option(help="IP address to listen at; 0.0.0.0: all. Default: this machine only.")
+    ] = "127.0.0.1",
+    broker_ip1: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--broker-ip1", help="IP address that clients are told to connect to. Default: --host."),
+    ] = None,
+    access_keys: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            dir_okay=False,
+            exists=True,
+            help="File with a JSON object of secret keys by access key: requests are checked.",
+        ),
+    ] = None,
+    retention_hours: Annotated[
+        int, typer.Option(min=0, help="Delete messages that are older, consumed or not; 0: none.")
+    ] = 72,
+    max_bytes: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=16 * 1024 * 1024, help="Delete the oldest messages when the store has more bytes."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a JSON object.")] = False,
 ) -> None:
     """Run a name server and broker on this machine, until Ctrl-C. For development, tests and demos."""
@@ -148,6 +170,11 @@ def broker(
             broker_port=broker_port,
             message_delay_level=message_delay_level,
             synchronous=flush is Flush.SYNC,
+            host=host,
+            broker_ip1=broker_ip1,
+            access_keys=None if access_keys is None else brokering.read_access_keys(access_keys),
+            file_reserved_time=retention_hours,
+            max_bytes=max_bytes,
             as_json=as_json,
         )
 

@@ -5,22 +5,31 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 from rocketmq_py.broker.embedded_broker import EmbeddedBroker
 from rocketmq_py.cli.signals import end_wish
+from rocketmq_py.errors import ConfigError
 
 
-def serve(
-    directory: Path, *, namesrv_port: int, broker_port: int, message_delay_level: str, synchronous: bool, as_json: bool
-) -> None:
-    """Run a broker until a signal asks for the end; one line tells that it is ready."""
-    broker = EmbeddedBroker(
-        directory,
-        namesrv_port=namesrv_port,
-        broker_port=broker_port,
-        message_delay_level=message_delay_level,
-        synchronous=synchronous,
-    )
+def read_access_keys(path: Path) -> dict[str, str]:
+    """Secret keys by access key, from a file: a command line shows to everybody.
+
+    Raises:
+        ConfigError: it holds no JSON object of texts.
+    """
+    try:
+        keys = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the access keys in {path} cannot be read: {error}") from None
+    if not isinstance(keys, dict) or not all([isinstance(secret, str) for secret in keys.values()]):
+        raise ConfigError(f'the access keys in {path} are no JSON object like {{"access key": "secret key"}}')
+    return keys
+
+
+def serve(directory: Path, *, as_json: bool, **options: Any) -> None:
+    """Run a broker until a signal asks for the end; one line tells that it is ready. Options: ``EmbeddedBroker``."""
+    broker = EmbeddedBroker(directory, **options)
     with end_wish() as wish, broker:
         if as_json:
             line = json.dumps({"ready": True, "namesrv": broker.namesrv_addr, "broker": broker.broker_addr})

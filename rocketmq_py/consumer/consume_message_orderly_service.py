@@ -215,7 +215,7 @@ class ConsumeMessageOrderlyService:
         context: ConsumeOrderlyContext,
     ) -> bool:
         """Source: processConsumeResult. Behaviour: OR-07, OR-08, ST-08."""
-        auto_commit = bool(context.auto_commit)
+        auto_commit = context.auto_commit
         action = orderly_action(status, auto_commit)
         if auto_commit and status in (ConsumeOrderlyStatus.COMMIT, ConsumeOrderlyStatus.ROLLBACK):
             self._warnings.warning(
@@ -253,7 +253,7 @@ class ConsumeMessageOrderlyService:
         """
         context = ConsumeOrderlyContext(MessageQueue(msg.topic, msg.broker_name, msg.queue_id))
         outcome = self._caller.call_directly(msg, context)
-        return ConsumeMessageDirectlyResult(order=True, auto_commit=bool(context.auto_commit), **outcome._asdict())
+        return ConsumeMessageDirectlyResult(order=True, auto_commit=context.auto_commit, **outcome._asdict())
 
     def _check_reconsume_times(self, msgs: Sequence[MessageExt]) -> list[MessageExt]:
         """Send messages that failed too often to the retry topic; returns those that come again here, counts raised.

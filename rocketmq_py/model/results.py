@@ -71,17 +71,27 @@ class ConsumeOrderlyContext:
 
     Attributes:
         message_queue: the queue of the batch.
-        auto_commit: whether SUCCESS commits (True); set it in every call, each has a context of its own.
+        auto_commit: whether SUCCESS commits (True); set it in every call, each has a context of its own. What is set is
+            taken as a truth value at once: one that has none is an error of the listener's call.
         suspend_current_queue_time_millis: ms until the messages come again, 10 to 30,000 (others are taken as the
             nearest of these); -1: as the consumer's setting says.
     """
 
-    __slots__ = ("auto_commit", "message_queue", "suspend_current_queue_time_millis")
+    __slots__ = ("_auto_commit", "message_queue", "suspend_current_queue_time_millis")
 
     def __init__(self, message_queue: MessageQueue) -> None:
         self.message_queue = message_queue
-        self.auto_commit = True
+        self._auto_commit = True
         self.suspend_current_queue_time_millis = SUSPEND_AS_CONFIGURED
+
+    @property
+    def auto_commit(self) -> bool:
+        """See above."""
+        return self._auto_commit
+
+    @auto_commit.setter
+    def auto_commit(self, value: bool) -> None:
+        self._auto_commit = bool(value)
 
 
 class PullStatus(Enum):

@@ -6,6 +6,7 @@ be relied on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_origin, get_type_hints
@@ -30,6 +31,8 @@ from rocketmq_py.remoting.json_fields import int32 as _int
 
 QUEUE_NUMS_MAX = 65_536
 """Queues of a topic that are believed: every one of them will be an object here."""
+
+_INTEGER = re.compile(r"-?[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +158,17 @@ def parse_subscription(fields: Mapping[Any, Any]) -> SubscriptionData:
         tags_set=frozenset(
             _checked(tag, str, "a tag") for tag in _checked(fields.get("tagsSet") or [], list, "tagsSet")
         ),
-        code_set=frozenset(
-            _int(code, "a tag's hash") for code in _checked(fields.get("codeSet") or [], list, "codeSet")
-        ),
+        code_set=frozenset(_tag_hash(code) for code in _checked(fields.get("codeSet") or [], list, "codeSet")),
         sub_version=_field(fields, "subVersion", int),
         expression_type=str(fields.get("expressionType") or TAG),
     )
+
+
+def _tag_hash(value: object) -> int:
+    """The Go client writes it as text, which fastjson takes for the number."""
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        value = int(value)
+    return _int(value, "a tag's hash")
 
 
 def parse_expression_type(body: bytes) -> str:

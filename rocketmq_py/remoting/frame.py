@@ -186,6 +186,9 @@ def decode(frame: bytes | memoryview) -> RemotingCommand:
     return command
 
 
+_NO_BUFFER = memoryview(bytearray())
+
+
 class FrameReader:
     """Cuts a stream into commands.
 
@@ -213,7 +216,7 @@ class FrameReader:
     def get_buffer(self) -> memoryview:
         """Where the next bytes belong; of any size above 0. Valid until the next call."""
         waiting, capacity = self._end - self._start, len(self._view)
-        if capacity > self._KEPT_BYTES and waiting <= self._resting_bytes // 2:
+        if capacity == 0 or (capacity > self._KEPT_BYTES and waiting <= self._resting_bytes // 2):
             self._move_to(memoryview(bytearray(self._resting_bytes)))
         elif waiting == 0:
             self._start = self._end = 0
@@ -224,6 +227,16 @@ class FrameReader:
             else:
                 self._move_to(memoryview(bytearray(min(capacity * 2, self._frame_max_bytes + self._ROOM_BYTES))))
         return self._view[self._end :]
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Size of the buffer."""
+        return len(self._view)
+
+    def rest(self) -> None:
+        """Give the buffer back if nothing waits in it; the next ``get_buffer`` makes one."""
+        if self._start == self._end:
+            self._view, self._start, self._end = _NO_BUFFER, 0, 0
 
     def received(self, count: int) -> None:
         """Note that ``count`` bytes were put into the buffer."""

@@ -33,8 +33,12 @@ BACKLOG = 128
 """Connections that wait to be accepted."""
 BURST_MAX = 32
 """Requests of one connection that are answered in a row."""
-RESTING_BYTES = 64 * 1024
-"""Buffer of an idle connection: there may be thousands."""
+RESTING_BYTES = 16 * 1024
+"""Buffer of a connection that sends little: there may be thousands. One that is silent has none."""
+
+MEMORY_MAX_BYTES = 512 * 1024 * 1024
+"""What all connections of a port may have in memory of what is not complete yet or not read. Above, the connection that
+has most is closed, and the next, until it is less."""
 
 WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_MAX_BYTES = 64 * 1024 * 1024
@@ -68,6 +72,7 @@ class ServerChannel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._paused = False  # the client does not read
         self._behind = False  # requests of its wait for their turn
+        self._counted_bytes = 0  # what the server was told of
         self.active_ms = clock.monotonic_ms()
         self.remote_address = "?"
         self.remote_host = bytes(8)
@@ -88,7 +93,39 @@ class ServerChannel(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See ``asyncio``."""
+        buffer = self._reader.get_buffer()
+        if self._reader.buffer_bytes <= RESTING_BYTES:
+            return buffer
+        self._count()  # may take the buffer away
         return self._reader.get_buffer()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has not ended."""
+        return self._transport is not None
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it has in memory of requests that are not complete and of answers that were not read."""
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._reader.buffer_bytes + unsent
+
+    def _count(self) -> None:
+        change = self.memory_bytes - self._counted_bytes
+        self._counted_bytes += change
+        if change:
+            self._server.note_memory(change)
+
+    def recount(self) -> int:
+        """Give back what is not needed; what is left. The server has begun to count anew."""
+        self._reader.rest()
+        self._counted_bytes = self.memory_bytes
+        return self._counted_bytes
+
+    def rest(self) -> None:
+        """Nothing came for a while: a buffer that waits for nothing is given back."""
+        self._reader.rest()
+        self._count()
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on every complete command."""
@@ -136,6 +173,8 @@ class ServerChannel(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See ``asyncio``."""
         self._transport = None
+        self._server.note_memory(-self._counted_bytes)
+        self._counted_bytes = 0
         self._server.ended(self)
         self._service.on_close(self)
 
@@ -154,6 +193,16 @@ class ServerChannel(asyncio.BufferedProtocol):
         except ConfigError as error:
             frame = encode(RemotingCommand.response(command.opaque, ResponseCode.SYSTEM_ERROR, f"{error}"))
         transport.write(frame)
+        if transport.get_write_buffer_size() or self._counted_bytes > RESTING_BYTES:
+            self._count()
+
+    def forget(self) -> None:
+        """``close`` by a server that has subtracted what this connection has in memory."""
+        self._counted_bytes = 0
+        self.close()
+
+    def __str__(self) -> str:
+        return self.remote_address
 
     def close(self) -> None:
         """End the connection without waiting for what is unsent."""
@@ -186,6 +235,7 @@ class RemotingServer:
         self._service = service
         self._clock = clock
         self._channels: set[ServerChannel] = set()
+        self._memory_bytes = 0  # too much rather than too little: what clients read meanwhile is not seen at once
         self._server: asyncio.Server | None = None
 
     async def serve(self, sock: socket.socket) -> None:
@@ -204,12 +254,29 @@ class RemotingServer:
         """Forget a connection."""
         self._channels.discard(channel)
 
+    def note_memory(self, change: int) -> None:
+        """Hear how many bytes more a connection has in memory, or less."""
+        self._memory_bytes += change
+        if self._memory_bytes <= MEMORY_MAX_BYTES:
+            return
+        held = {channel: channel.recount() for channel in self._channels}
+        self._memory_bytes = sum(held.values())
+        for channel in sorted(held, key=held.__getitem__, reverse=True):
+            if self._memory_bytes <= MEMORY_MAX_BYTES:
+                break
+            _log.warning("too much is in memory, most of it, %s bytes, of %s: closed", held[channel], channel)
+            self._memory_bytes -= held[channel]
+            channel.forget()
+
     def _close_idle(self) -> None:
         self._loop.call_later(IDLE_CHECK_MS, self._close_idle)
-        oldest_ms = self._clock.monotonic_ms() - IDLE_MAX_MS
-        for channel in [channel for channel in self._channels if channel.active_ms < oldest_ms]:
-            _log.info("%s was idle, its connection is closed", channel.remote_address)
-            channel.close()
+        now_ms = self._clock.monotonic_ms()
+        for channel in list(self._channels):
+            if channel.active_ms < now_ms - IDLE_MAX_MS:
+                _log.info("%s was idle, its connection is closed", channel.remote_address)
+                channel.close()
+            elif channel.active_ms < now_ms - IDLE_CHECK_MS:
+                channel.rest()
 
     def stop(self) -> None:
         """Accept nothing more and end every connection."""

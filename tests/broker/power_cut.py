@@ -39,8 +39,8 @@ class Disk(apsw.VFS):
 
     Attributes:
         name: what ``MessageStore`` is given as ``vfs``.
-        on_step: called in the middle of every write, truncation, sync and deletion with what it is and the file's name;
-            an error that it raises is the disk's.
+        on_step: called in the middle of every open, write, truncation, sync and deletion with what it is and the file's
+            name; an error that it raises is the disk's.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -65,6 +65,7 @@ class Disk(apsw.VFS):
         if name is None:
             return apsw.VFSFile("", None, flags)
         path = name if isinstance(name, str) else name.filename()
+        self.step("open", path)
         file = self._files.get(Path(path).name)
         if file is None:
             file = self._files[Path(path).name] = File(b"")

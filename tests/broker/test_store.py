@@ -17,7 +17,7 @@ from typing import Any
 import apsw
 import pytest
 
-from rocketmq_py.broker.commit_log import Arrival, CommitLog, MessageInner
+from rocketmq_py.broker.commit_log import NOTE_ENDS_INTERVAL_MS, Arrival, CommitLog, MessageInner
 from rocketmq_py.broker.store import (
     APPLICATION_ID,
     PAGE_BYTES,
@@ -47,7 +47,8 @@ class Opened:
         self.arrivals: list[Arrival] = []
         with ExitStack() as on_failure:
             self.store = on_failure.enter_context(closing(MessageStore(directory, vfs=vfs, synchronous=synchronous)))
-            self.log = CommitLog(self.store, self.loop, ManualClock(), bytes(8), self.arrivals.extend)
+            self.clock = ManualClock()
+            self.log = CommitLog(self.store, self.loop, self.clock, bytes(8), self.arrivals.extend)
             on_failure.pop_all()
         self.answers: list[StoreError | None] = []
 
@@ -439,6 +440,40 @@ def test_an_index_that_leads_to_another_message_is_told(directory: Path) -> None
         with pytest.raises(StoreError, match="checksum"):
             rig.log.read(KEY, 1, 1)
         assert len(rig.log.read(KEY, 0, 1)) == 1
+
+
+@pytest.mark.behaviour("ES-07")
+@pytest.mark.parametrize("which", ["id = 1", "id = 3"])
+def test_a_queue_that_lost_its_beginning_or_its_end_is_told_at_the_opening(directory: Path, which: str) -> None:
+    with opened(directory) as rig:
+        fill(rig, 3)
+        assert rig.put(b"x", key=QueueKey("topic", 1)) is None  # so that the highest id is there
+        rig.log.note_ends()
+        rig.loop.run()
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        plain.execute(f"DELETE FROM message WHERE {which}")
+    with pytest.raises(StoreError, match="queue 0 of the topic topic had messages from 0 to 2 or further, it has them"):
+        opened(directory).__enter__()
+
+
+@pytest.mark.behaviour("ES-07")
+def test_ends_of_queues_are_written_down_with_the_first_write_after_a_second(directory: Path) -> None:
+    with opened(directory) as rig:
+        assert rig.put(b"first") is None
+        assert _known_ends(directory) == [0]
+        rig.clock.advance(NOTE_ENDS_INTERVAL_MS)
+        assert rig.put(b"second", b"third") is None
+        assert _known_ends(directory) == [1]
+        assert rig.put(b"fourth") is None
+        assert _known_ends(directory) == [1]
+        rig.log.note_ends()
+        rig.loop.run()
+        assert _known_ends(directory) == [4]
+
+
+def _known_ends(directory: Path) -> list[int]:
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        return [end for (end,) in plain.execute("SELECT known_end FROM queue ORDER BY id")]
 
 
 @pytest.mark.behaviour("ES-07")

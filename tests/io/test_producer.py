@@ -6,10 +6,11 @@ import os
 import threading
 import time
 import zlib
+from queue import SimpleQueue
 
 import pytest
 
-from rocketmq_py import DefaultMQProducer, Message
+from rocketmq_py import ConfigError, DefaultMQProducer, Message, MessageQueue, SendCallback, SendResult
 from rocketmq_py.client_instance import MQClientInstance
 from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError, TransportError
 from rocketmq_py.model.config import ClientConfig
@@ -92,6 +93,42 @@ def test_the_second_attempt_of_a_retry_tells_count_and_limit_as_the_first_did(ma
     finally:
         client.shutdown()
     assert [(seen.fields["j"], seen.fields["l"]) for seen in refused] == [("3", "5")] * 2
+
+
+@pytest.mark.behaviour("PR-19")
+def test_a_send_to_a_queue_goes_there_and_is_tried_nowhere_else(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster(("broker-a", "broker-b"), queues=2)
+    producer = make_producer(cluster)
+    queue = producer.fetch_publish_message_queues(TOPIC)[3]
+    assert [producer.send(message(), queue=queue).message_queue for _ in range(3)] == [queue] * 3
+    assert producer.send([message(), message()], queue=queue).message_queue == queue
+    ended: SimpleQueue[SendResult | Exception] = SimpleQueue()
+    producer.send_async(message(), SendCallback(ended.put, ended.put), queue=queue)
+    sent = ended.get(timeout=BOUND_S)
+    assert isinstance(sent, SendResult)
+    assert sent.message_queue == queue
+    producer.send_oneway(message(), queue=queue)
+    assert eventually(lambda: sent_to(cluster) == {"broker-a": 0, "broker-b": 5})
+    cluster.scripts[SEND_V2] = lambda peer, seen: peer.reply(seen, 14, remark="no service now")
+    with pytest.raises(BrokerError):
+        producer.send(message(), queue=queue)
+    assert sent_to(cluster) == {"broker-a": 0, "broker-b": 6}
+
+
+@pytest.mark.behaviour("PR-19")
+def test_a_queue_that_is_none_or_of_another_topic_or_beside_a_selector_is_refused(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    producer = make_producer(make_cluster())
+    with pytest.raises(ConfigError, match="cannot go to a queue of topic other"):
+        producer.send(message(), queue=MessageQueue("other", "broker-a", 0))
+    with pytest.raises(ConfigError, match="is a MessageQueue"):
+        producer.send_oneway(message(), queue=0)  # type: ignore[arg-type]
+    queue = MessageQueue(TOPIC, "broker-a", 0)
+    with pytest.raises(ConfigError, match="not both"):
+        producer.send(message(), queue=queue, selector=lambda queues, message, arg: queue)
 
 
 def test_a_send_whose_broker_dies_goes_to_the_other_one(make_cluster: MakeCluster, make_producer: MakeProducer) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import struct
 import threading
 from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from rocketmq_py.broker.embedded_broker import EmbeddedBroker
 from rocketmq_py.errors import IllegalStateError
 from rocketmq_py.remoting import frame as frame_module
 from rocketmq_py.remoting import server as server_module
-from rocketmq_py.remoting.server import ServerLoop
+from rocketmq_py.remoting.server import ServerChannel, ServerLoop
 from tests.administration import Wire, call
 from tests.io.server import encode_ask, eventually, stays
 
@@ -39,6 +41,12 @@ def connect(broker: EmbeddedBroker) -> socket.socket:
 
 def serves(broker: EmbeddedBroker) -> bool:
     return call(broker.broker_addr, 30, {"topic": TOPIC, "queueId": 0}).code == 0
+
+
+def held_bytes() -> int:
+    """What all connections of this process's servers have in memory."""
+    channels = [each for each in gc.get_objects() if type(each) is ServerChannel]
+    return sum(channel.memory_bytes for channel in channels if channel.is_open)
 
 
 def closed_by_the_server(sock: socket.socket) -> bool:
@@ -111,6 +119,67 @@ def test_a_client_that_does_not_read_is_not_read_either_and_costs_bounded_memory
         received = 0
         while received < 20_000_000:
             received += len(sock.recv(1_000_000))
+
+
+@pytest.mark.behaviour("LI-02")
+def test_half_frames_of_many_clients_cost_bounded_memory_and_the_largest_go_first(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MEMORY_MAX_BYTES", 4 * 1024 * 1024)
+    with ExitStack() as opened:
+        small = opened.enter_context(connect(broker))
+        small.sendall(struct.pack(">i", 100_000) + bytes(50_000))
+        for _ in range(8):
+            sock = opened.enter_context(connect(broker))
+            with suppress(OSError):  # hung up on in the middle
+                sock.sendall(struct.pack(">i", 15_000_000) + bytes(1_500_000))
+        assert eventually(lambda: held_bytes() <= 4 * 1024 * 1024)
+        assert held_bytes() > 50_000
+        assert serves(broker)
+        small.sendall(bytes(50_000))  # no JSON: it was heard to the end
+        assert closed_by_the_server(small)
+    assert eventually(lambda: held_bytes() <= server_module.RESTING_BYTES)
+
+
+@pytest.mark.behaviour("LI-02")
+def test_answers_that_many_clients_do_not_read_cost_bounded_memory(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MEMORY_MAX_BYTES", 4 * 1024 * 1024)
+    with DefaultMQProducer("producers", namesrv_addr=broker.namesrv_addr) as producer:
+        producer.send(Message(TOPIC, os.urandom(2_000_000)))
+    fields = {
+        "consumerGroup": "group", "topic": TOPIC, "queueId": "0", "queueOffset": "0", "maxMsgNums": "1", "sysFlag": "4",
+        "commitOffset": "0", "suspendTimeoutMillis": "0", "subscription": "*", "subVersion": "0",
+    }  # fmt: skip
+    pull = encode_ask(11, 1, fields)
+    with ExitStack() as opened:
+        for _ in range(10):
+            sock = opened.enter_context(connect(broker))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+            with suppress(OSError):
+                sock.sendall(pull * 20)
+        assert serves(broker)
+        assert eventually(lambda: held_bytes() <= 4 * 1024 * 1024)
+        assert stays(lambda: held_bytes() <= 4 * 1024 * 1024, 0.5)
+        assert held_bytes() > 1_000_000
+
+
+@pytest.mark.behaviour("LI-02")
+def test_a_connection_that_is_silent_has_no_buffer_and_is_heard_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nothing_is_left_behind: None
+) -> None:
+    monkeypatch.setattr(server_module, "IDLE_CHECK_MS", 50)
+    with EmbeddedBroker(tmp_path) as broker, connect(broker) as sock:
+        ask = encode_ask(30, 7, {"topic": TOPIC, "queueId": "0"})
+        sock.sendall(ask)
+        assert b'"opaque":7' in sock.recv(4096)
+        assert eventually(lambda: held_bytes() == 0)
+        sock.sendall(ask[:10])
+        assert eventually(lambda: held_bytes() > 0)
+        assert stays(lambda: held_bytes() > 0, 0.3)  # what is not complete stays
+        sock.sendall(ask[10:])
+        assert b'"opaque":7' in sock.recv(4096)
 
 
 @pytest.mark.behaviour("EB-21")

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from rocketmq_py import ConfigError, LocalTransactionState, Message, SendStatus, TransactionMQProducer
+from rocketmq_py import (
+    ConfigError,
+    LocalTransactionState,
+    Message,
+    SendStatus,
+    TransactionMQProducer,
+    transaction_producer,
+)
 from rocketmq_py.errors import BrokerError
 from tests.io.cluster import SEND_V2, TOPIC, Cluster
 from tests.io.conftest import MakeCluster, MakeProducer
@@ -221,6 +228,28 @@ def test_questions_wait_for_a_thread_and_those_beyond_the_bound_are_dropped(
     assert eventually(lambda: len(ends(cluster)) == 3)
     assert stays(lambda: len(ends(cluster)) == 3, 0.3)
     assert [end.fields["tranStateTableOffset"] for end in ends(cluster)] == ["1", "2", "3"]
+
+
+@pytest.mark.behaviour("TX-05")
+def test_questions_are_dropped_while_too_many_bytes_of_messages_wait(
+    make_cluster: MakeCluster, make_producer: MakeProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction_producer, "CHECKS_WAITING_MAX_BYTES", 1)
+    cluster = make_cluster()
+    listener = Listener()
+    listener.go_on.clear()
+    producer = start(make_producer, cluster, listener)
+    producer.send(Message(TOPIC, b"connects"))
+    ask(cluster, offset=1)
+    assert eventually(lambda: len(listener.checked) == 1)
+    for offset in range(2, 6):
+        ask(cluster, offset=offset)
+    assert producer.send(Message(TOPIC, b"the connection goes on")).queue_offset == 0
+    listener.go_on.set()
+    assert eventually(lambda: len(ends(cluster)) == 2)
+    ask(cluster, offset=6)
+    assert eventually(lambda: len(ends(cluster)) == 3)
+    assert [end.fields["tranStateTableOffset"] for end in ends(cluster)] == ["1", "2", "6"]
 
 
 @pytest.mark.behaviour("TX-05")

@@ -168,20 +168,25 @@ class Client:
 class Rig:
     """The broker, its loop and clock, and its clients."""
 
-    def __init__(self, directory: Path, levels: str = LEVELS) -> None:
-        self.clock = ManualClock()
+    def __init__(
+        self, directory: Path, levels: str = LEVELS, *, vfs: str | None = None, clock: ManualClock | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        self.clock = clock or ManualClock()
         self.loop = ManualLoop(self.clock)
         self.directory = directory
         self._levels = levels
+        self._vfs = vfs
+        self._options = options
         self._ports = itertools.count(50_000)
         self.versions = itertools.count(1)
         self.open()
 
     def open(self) -> None:
-        self.store = MessageStore(self.directory)
+        self.store = MessageStore(self.directory, vfs=self._vfs)
         self.controller = BrokerController(
             store=self.store, loop=self.loop, clock=self.clock, host="127.0.0.1", port=10_911,
-            delay_levels_ms=parse_delay_levels(self._levels),
+            delay_levels_ms=parse_delay_levels(self._levels), **self._options,
         )  # fmt: skip
         self.controller.start()
 

@@ -112,7 +112,9 @@ def test_attributes_are_added_changed_and_removed_one_by_one(
 
 @pytest.mark.behaviour("AB-04")
 def test_topics_are_made_by_the_list_and_none_when_one_is_wrong(client: Client) -> None:
-    listed = [{"topicName": name, "readQueueNums": 1, "writeQueueNums": 2} for name in ("one", "two")]
+    listed: list[dict[str, object]] = [
+        {"topicName": name, "readQueueNums": 1, "writeQueueNums": 2} for name in ("one", "two")
+    ]
     listed[0]["attributes"] = {"+message.type": "FIFO"}
     wrong = {"topicConfigList": [{"topicName": "three"}, {"topicName": "not legal"}]}
     assert client.ask(18, body=json.dumps(wrong).encode()).code == 29

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from rocketmq_py.client_remoting_processor import PENDING_MAX, ClientRemotingProcessor
+from rocketmq_py.client_remoting_processor import PENDING_MAX, PENDING_MAX_BYTES, ClientRemotingProcessor
 from rocketmq_py.errors import ConnectError
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.remoting.frame import RemotingCommand
@@ -96,6 +98,24 @@ def test_a_server_that_floods_is_refused_above_a_bound_until_requests_have_been_
     assert pool.run_all() == PENDING_MAX
     rig.answers.clear()
     rig.process(request())
+    pool.run_all()
+    assert rig.codes == [ResponseCode.SUCCESS]
+
+
+def test_a_server_that_floods_with_large_requests_is_refused_before_the_memory_is_full() -> None:
+    rig = Rig()
+    rig.processor.register(CODE, rig.note)
+    rig.process(request())
+    (pool,) = rig.runtime.pools.values()
+    pool.held = True
+    rig.answers.clear()
+    large = replace(request(), body=bytes(PENDING_MAX_BYTES // 2))
+    for _ in range(3):
+        rig.process(large)
+    assert rig.codes == [ResponseCode.SYSTEM_BUSY]
+    assert pool.run_all() == 2
+    rig.answers.clear()
+    rig.process(large)
     pool.run_all()
     assert rig.codes == [ResponseCode.SUCCESS]
 

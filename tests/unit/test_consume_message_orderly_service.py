@@ -367,6 +367,24 @@ def test_new_messages_do_not_start_a_second_task_while_a_queue_waits() -> None:
     assert listener.calls == [[0], [0], [1]]
 
 
+@pytest.mark.behaviour("OR-07")
+def test_an_auto_commit_that_is_no_truth_value_is_the_listeners_own_error_and_the_queue_goes_on() -> None:
+    class Neither:
+        def __bool__(self) -> bool:
+            raise ValueError("neither")
+
+    def set_up(context: ConsumeOrderlyContext) -> None:
+        context.auto_commit = Neither()  # type: ignore[assignment]
+
+    listener = Listener()
+    listener.set_up = set_up
+    core = core_with(listener, 1)
+    listener.set_up = lambda context: None
+    core.runtime.advance(1_000)
+    assert listener.calls == [[0], [0]]
+    assert window(core).msg_count == 0
+
+
 @pytest.mark.behaviour("OR-08")
 def test_with_auto_commit_off_success_keeps_messages_until_a_commit() -> None:
     listener = Listener(OK, OK, COMMIT, OK)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,15 @@ def checksum(*values: str | float | bytes | None) -> int:
     return zlib.crc32(repr(values).encode(errors="surrogatepass"))
 
 
+CHECKPOINT = Write("", ())
+"""Is no statement: when the transaction has been committed, the WAL is written back, so that the file shrinks now."""
+
+
+def incremental_vacuum(pages: int) -> Write:
+    """So many free pages leave the file."""
+    return Write(f"PRAGMA incremental_vacuum({pages})", [()])
+
+
 class Database:
     """An open store's file. Every error is a ``StoreError``.
 
@@ -72,6 +82,7 @@ class Database:
         self.last_id: int
         self._directory = directory
         self._synchronous = synchronous
+        self._checkpoint_is_due = False
         with self.clear_errors("open"), contextlib.ExitStack() as opened:
             _make(directory)
             opened.enter_context(contextlib.closing(self._locked()))
@@ -211,8 +222,12 @@ class Database:
     def write(self, writes: Iterable[Write]) -> None:
         """Put changes into the transaction; ``commit`` or ``rollback`` must follow."""
         with self.clear_errors("write to"):
-            for sql, rows in writes:
-                self._writer.executemany(sql, rows)
+            for write in writes:
+                if write is CHECKPOINT:
+                    self._checkpoint_is_due = True
+                    continue
+                for _ in self._writer.executemany(*write):
+                    pass  # a vacuum makes one page free per row that is asked for
 
     def commit(self, last_id: int) -> None:
         """Make what was written durable; ``last_id`` is the highest row id in it."""
@@ -224,6 +239,11 @@ class Database:
                 self._last_id_file.seek(0)
                 self._last_id_file.write(b"%020d" % last_id)
             self.last_id = last_id
+            if self._checkpoint_is_due:
+                self._checkpoint_is_due = False
+                # What is committed is in the WAL, whatever becomes of this.
+                with contextlib.suppress(apsw.Error):
+                    self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def rollback(self) -> None:
         """Undo what was written since the last commit, if anything was."""
@@ -232,6 +252,15 @@ class Database:
                 self._writer.execute("ROLLBACK")
 
     # Reading.
+
+    def pages(self) -> tuple[int, int]:
+        """Pages of the file, and how many of them are free."""
+        return self.query("PRAGMA page_count")[0][0], self.query("PRAGMA freelist_count")[0][0]
+
+    def free_bytes(self) -> int:
+        """What the disk has room for."""
+        with self.clear_errors("look at the disk of"):
+            return shutil.disk_usage(self._directory).free
 
     def query(self, sql: str, values: Sequence[str | int] = ()) -> list[Any]:
         """All rows that a query finds among what is committed, as tuples."""

@@ -74,6 +74,14 @@ class MessageStore:
         """Undo what was written since the last commit, if anything was."""
         self._database.rollback()
 
+    def pages(self) -> tuple[int, int]:
+        """Pages of the file, ``PAGE_BYTES`` each, and how many of them are free."""
+        return self._database.pages()
+
+    def free_bytes(self) -> int:
+        """What the disk has room for."""
+        return self._database.free_bytes()
+
     def close(self) -> None:
         """Close everything; what was not committed is forgotten."""
         self._database.close()

@@ -7,7 +7,7 @@ and a CRC over them and their place is checked whenever they are read.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +33,16 @@ class Row(NamedTuple):
     data: bytes
 
 
+class Head(NamedTuple):
+    """A message without its data."""
+
+    id: int
+    queue: int
+    queue_offset: int
+    stored_ms: int
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class QueueState:
     """What the store has of one queue: its row in ``queue``, first and next offset."""
@@ -54,12 +64,46 @@ def add_messages(rows: Iterable[Row]) -> Write:
 
 def add_queue(row: int, key: QueueKey) -> Write:
     """A new queue."""
-    return Write("INSERT INTO queue VALUES (?1, ?2, ?3, 0, checksum(?1, ?2, ?3, 0))", [(row, *key)])
+    return Write("INSERT INTO queue VALUES (?1, ?2, ?3, 0, 0, checksum(?1, ?2, ?3, 0, 0))", [(row, *key)])
 
 
-def delete_queues(rows: Iterable[int]) -> Write:
-    """Queues that are to be forgotten. Their messages stay, as upstream's do, until they are old."""
-    return Write("DELETE FROM queue WHERE id = ?", [(row,) for row in rows])
+def delete_messages(heads: Sequence[Head]) -> list[Write]:
+    """Messages go, and that they were there is noted: their ids are never given again."""
+    return [
+        Write("DELETE FROM message WHERE id = ?", [(head.id,) for head in heads]),
+        Write(
+            "UPDATE deleted SET last_id = ?1, crc = checksum(?1) WHERE last_id < ?1",
+            [(max(head.id for head in heads),)],
+        ),
+    ]
+
+
+def begin_queue_at(row: int, offset: int) -> Write:
+    """What a queue has from now on begins there."""
+    return Write(
+        "UPDATE queue SET min_offset = ?2, crc = checksum(id, topic, queue_id, ?2, known_end) WHERE id = ?1",
+        [(row, offset)],
+    )
+
+
+def note_ends(ends: Iterable[tuple[int, int]]) -> Write:
+    """Queues, by row, end where they end now, or behind it."""
+    return Write(
+        "UPDATE queue SET known_end = ?2, crc = checksum(id, topic, queue_id, min_offset, ?2) WHERE id = ?1", ends
+    )
+
+
+def drop_queue(row: int) -> Write:
+    """A queue that nobody can name any more. Its row stays until its messages are gone, so that no other gets it."""
+    return Write(
+        "UPDATE queue SET topic = '', queue_id = id, crc = checksum(id, '', id, min_offset, known_end) WHERE id = ?",
+        [(row,)],
+    )
+
+
+def forget_queue(row: int) -> Write:
+    """The row of a dropped queue goes."""
+    return Write("DELETE FROM queue WHERE id = ?", [(row,)])
 
 
 class MessageTable:
@@ -70,28 +114,27 @@ class MessageTable:
         self._query = database.query
 
     def queues(self) -> dict[QueueKey, QueueState]:
-        """All queues that ever had a message. Raises ``StoreError``, also when a queue's beginning is missing."""
+        """All queues that ever had a message, not those dropped.
+
+        Raises:
+            StoreError: also when a queue's beginning is missing, or its end as far as it is noted.
+        """
         rows = self._database.intact(
             "SELECT id, queue_id, min_offset, "
             "coalesce((SELECT min(queue_offset) FROM message WHERE queue = queue.id), min_offset), "
-            "coalesce((SELECT max(queue_offset) FROM message WHERE queue = queue.id), min_offset - 1), topic, "
-            "crc = checksum(id, topic, queue_id, min_offset) FROM queue"
+            "coalesce((SELECT max(queue_offset) FROM message WHERE queue = queue.id), min_offset - 1), "
+            "known_end, topic, crc = checksum(id, topic, queue_id, min_offset, known_end) FROM queue WHERE topic != ''"
         )
         self._database.check_integers(row[3:5] for row in rows)
         found: dict[QueueKey, QueueState] = {}
-        for row, queue_id, begin, low, high, topic in rows:
-            if begin != low:
+        for row, queue_id, begin, low, high, known_end, topic in rows:
+            if begin != low or high + 1 < known_end:
                 raise self._database.damaged(
-                    f"queue {queue_id} of the topic {topic} begins at {begin}, its first message is at {low}"
+                    f"queue {queue_id} of the topic {topic} had messages from {begin} to {known_end - 1} or further, "
+                    f"it has them from {low} to {high}"
                 )
             found[QueueKey(topic, queue_id)] = QueueState(row, low, high + 1)
         return found
-
-    def highest_queue(self) -> int:
-        """The highest row that a queue has or had, 0 for none: messages of forgotten ones keep their numbers."""
-        rows = self._query("SELECT max((SELECT coalesce(max(id), 0) FROM queue), coalesce(max(queue), 0)) FROM message")
-        self._database.check_integers(rows)
-        return int(rows[0][0])
 
     def places(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
         """Where messages lie: (row id, bytes, tags code)."""
@@ -133,6 +176,34 @@ class MessageTable:
         )
         self._database.check_integers(rows)
         return rows
+
+    def heads(self, after_id: int, count: int) -> list[Head]:
+        """Messages by age, the oldest first, from an id on that is not among them."""
+        return self._heads("id > ? ORDER BY id LIMIT ?", after_id, count)
+
+    def heads_of(self, queue: int, count: int) -> list[Head]:
+        """The first messages of a queue."""
+        return self._heads("queue = ? ORDER BY queue_offset LIMIT ?", queue, count)
+
+    def _heads(self, which: str, *values: int) -> list[Head]:
+        rows = self._query(
+            f"SELECT id, queue, queue_offset, stored_ms, length(data) FROM message WHERE {which}",  # noqa: S608
+            values,
+        )
+        self._database.check_integers(rows)
+        return [Head(*row) for row in rows]
+
+    def dropped_queues(self) -> list[int]:
+        """Rows of the queues that were dropped."""
+        return [row for (row,) in self._query("SELECT id FROM queue WHERE topic = ''")]
+
+    def next_queue_row(self) -> int:
+        """A row for a new queue: none that any message names."""
+        ((row,),) = self._query(
+            "SELECT 1 + max((SELECT coalesce(max(id), 0) FROM queue), (SELECT coalesce(max(queue), 0) FROM message))"
+        )
+        self._database.check_integers([(row,)])
+        return int(row)
 
     def by_id(self, row_id: int) -> bytes | None:
         """One message by its physical offset."""

@@ -42,8 +42,9 @@ CREATE TABLE delay_offset (level INTEGER PRIMARY KEY, offset INTEGER NOT NULL);
 
 _CHECKSUMS = """
 ALTER TABLE queue ADD COLUMN min_offset INTEGER NOT NULL DEFAULT 0;  -- what is below has been deleted
+ALTER TABLE queue ADD COLUMN known_end INTEGER NOT NULL DEFAULT 0;   -- it ended there or behind it
 ALTER TABLE queue ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
-UPDATE queue SET crc = checksum(id, topic, queue_id, min_offset);
+UPDATE queue SET crc = checksum(id, topic, queue_id, min_offset, known_end);
 ALTER TABLE topic ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
 UPDATE topic SET crc = checksum(name, config);
 ALTER TABLE consumer_group ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;

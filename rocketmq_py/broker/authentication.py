@@ -1,0 +1,58 @@
+"""Who may ask anything: access keys and the signatures made with their secrets.
+
+Source: DefaultAuthenticationContextBuilder, DefaultAuthenticationHandler, AuthenticationPipeline. Upstream's name
+server checks nothing; here it does: the official clients sign what they ask there, too.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+
+from rocketmq_py.errors import BrokerError, ConfigError
+from rocketmq_py.model.codes import ResponseCode
+from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.rpc_hook import ACCESS_KEY, SIGNATURE, signature
+
+UNIQUE_MSG_QUERY_FLAG = "_UNIQUE_KEY_QUERY"
+"""Clients up to V4_9_3 add it after signing. Source: MixAll.UNIQUE_MSG_QUERY_FLAG."""
+
+_V4_9_3 = 399  # MQVersion ordinal
+
+
+class Authentication:
+    """Checks every request of a port.
+
+    Args:
+        access_keys: secret keys by access key.
+
+    Raises:
+        ConfigError: there is none, or an empty one.
+    """
+
+    def __init__(self, access_keys: Mapping[str, str]) -> None:
+        if not access_keys or not all([name and secret for name, secret in access_keys.items()]):
+            raise ConfigError("access keys: give at least one, and to each a name and a secret that are not empty")
+        self._secrets = {name: secret.encode() for name, secret in access_keys.items()}
+
+    def check(self, request: RemotingCommand) -> None:
+        """Let a request pass that is signed with the secret of a known access key.
+
+        Raises:
+            BrokerError: NO_PERMISSION. The text is the same for a name that is unknown and a secret that is wrong.
+        """
+        fields = request.ext_fields
+        name = fields.get(ACCESS_KEY)
+        if not name:
+            raise BrokerError(
+                ResponseCode.NO_PERMISSION, "this broker wants signed requests: give the client access and secret key"
+            )
+        signed = fields
+        if request.version <= _V4_9_3 and UNIQUE_MSG_QUERY_FLAG in fields:
+            signed = {field: value for field, value in fields.items() if field != UNIQUE_MSG_QUERY_FLAG}
+        secret = self._secrets.get(name)
+        # Computed for an unknown name, too: how long it takes tells nothing.
+        expected = signature(secret or b"?", signed, request.body).encode()
+        told = fields.get(SIGNATURE, "").encode(errors="replace")
+        if not hmac.compare_digest(expected, told) or secret is None:
+            raise BrokerError(ResponseCode.NO_PERMISSION, "check signature failed: access key or secret key is wrong")
