@@ -23,7 +23,7 @@ from rocketmq_py.errors import ProtocolError, StoreError
 from rocketmq_py.model import names
 from rocketmq_py.model.message import MessageConst
 from rocketmq_py.model.unique_id import java_string_hash
-from rocketmq_py.remoting.message_codec import decode_stored
+from rocketmq_py.remoting.message_codec import StoredMessage, decode_stored
 
 PROBLEMS_TOLD_MAX = 100
 """Further ones are only counted."""
@@ -194,7 +194,13 @@ class _Check:
         ):
             self._found.messages += 1
             highest = row[0]
-            wrong = _wrong(row, places.get(row[1])) or self._keys_missing(row, with_keys)
+            message = _message(row)
+            if isinstance(message, str):
+                wrong: str | None = message
+            else:
+                wrong = _misplaced(row, message, places.get(row[1]))
+                if wrong is None and with_keys is not None and row[0] >= with_keys:
+                    wrong = self._not_found_by_key(row[0], message)
             if wrong is not None:
                 self._found.add(f"message {row[0]!r}, at {row[2]!r} of its queue: {wrong}")
         if self._found.version >= _CHECKSUM_SINCE:
@@ -202,12 +208,8 @@ class _Check:
         if highest < self._acknowledged:
             self._found.add(f"messages up to {self._acknowledged} were acknowledged, they are there up to {highest}")
 
-    def _keys_missing(self, row: tuple[Any, ...], with_keys: int | None) -> str | None:
-        """Keys by which a sound message cannot be found; None: there are none."""
-        if with_keys is None or row[0] < with_keys:
-            return None
-        message = decode_stored(row[6])
-        missing = [key for key in keys_of(message.properties) if not self._has(key_row(message.topic, key, row[0]))]
+    def _not_found_by_key(self, number: int, message: StoredMessage) -> str | None:
+        missing = [key for key in keys_of(message.properties) if not self._has(key_row(message.topic, key, number))]
         return f"it cannot be found by {missing}" if missing else None
 
     def _has(self, key: KeyRow) -> bool:
@@ -221,17 +223,22 @@ class _Check:
         return self._connection.execute(sql)
 
 
-def _wrong(row: tuple[Any, ...], place: tuple[Any, Any] | None) -> str | None:
-    """What is wrong with a message's row; None: nothing."""
-    number, queue, queue_offset, tags_code, stored_ms, crc, data = row
+def _message(row: tuple[Any, ...]) -> StoredMessage | str:
+    """The message of a row, or why there is none."""
+    _, queue, queue_offset, _, _, crc, data = row
     if not all(type(value) is int for value in row[:6]) or type(data) is not bytes:
         return "a column is of another type"
     if message_checksum(queue, queue_offset, data) != crc:
         return "its checksum is wrong"
     try:
-        message = decode_stored(data)
+        return decode_stored(data)
     except ProtocolError as error:
         return str(error)
+
+
+def _misplaced(row: tuple[Any, ...], message: StoredMessage, place: tuple[Any, Any] | None) -> str | None:
+    """What a message says otherwise than its row; None: nothing."""
+    number, _, queue_offset, tags_code, stored_ms, _, _ = row
     head = message.head
     if (head.commit_log_offset, head.queue_offset, head.store_timestamp) != (number, queue_offset, stored_ms):
         return "it is stored under another place or moment than its own"
