@@ -155,6 +155,11 @@ class Administration(ABC):
         self.call(self.broker_addr, 200, body=json.dumps(config).encode()).checked(f"create group {group}")
         self.create_topic(f"%RETRY%{group}", queues=1)
 
+    def set_consume_mode(self, group: str, topic: str, mode: str) -> None:
+        """Have a group pull or pop a topic: PULL or POP. It counts when a member asks for its queues again."""
+        asked = {"topic": topic, "consumerGroup": group, "mode": mode, "popShareQueueNum": 0}
+        self.call(self.broker_addr, 401, body=json.dumps(asked).encode()).checked(f"set the mode of {group} to {mode}")
+
     def delete_topic(self, topic: str) -> None:
         """Delete a topic at the broker and at the name server."""
         self.call(self.broker_addr, 215, {"topic": topic}).checked(f"delete topic {topic}")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from rocketmq_py.broker.ack_message_processor import AckMessageProcessor
 from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.broker2client import Broker2Client
 from rocketmq_py.broker.broker_config import BrokerConfig
@@ -18,22 +19,27 @@ from rocketmq_py.broker.commit_log import Arrival, CommitLog
 from rocketmq_py.broker.connection_processor import ConnectionProcessor
 from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
+from rocketmq_py.broker.delayed_messages import DelayedMessages
 from rocketmq_py.broker.group_processor import GroupProcessor
 from rocketmq_py.broker.kv_config_manager import KVConfigManager
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.message_request_mode_manager import MessageRequestModeManager
 from rocketmq_py.broker.name_server import NameServer
 from rocketmq_py.broker.offset_processor import OffsetProcessor
+from rocketmq_py.broker.pop_consumer_service import PopConsumerService
+from rocketmq_py.broker.pop_message_processor import PopMessageProcessor
 from rocketmq_py.broker.producer_manager import ProducerManager
 from rocketmq_py.broker.pull_message_processor import PullMessageProcessor
 from rocketmq_py.broker.query_assignment_processor import QueryAssignmentProcessor
 from rocketmq_py.broker.query_message_processor import QueryMessageProcessor
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
+from rocketmq_py.broker.recall_message_processor import RecallMessageProcessor
 from rocketmq_py.broker.reply_message_processor import ReplyMessageProcessor
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
 from rocketmq_py.broker.send_message_processor import SendMessageProcessor
 from rocketmq_py.broker.store import MessageStore
-from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC, TopicConfigManager
+from rocketmq_py.broker.timer_message_store import TimerMessageStore
+from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC, TIMER_TOPIC, TopicConfigManager
 from rocketmq_py.broker.topic_processor import TopicProcessor
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, RocketMQError
@@ -109,7 +115,11 @@ class BrokerController(Dispatcher):
         port: of the broker.
         delay_levels_ms: delays by level, from 1 on.
         reserved_ms, max_bytes: what is kept, see ``CleanCommitLogService``.
-        authentication: of both ports.
+        authentication: of the broker; the name server answers everybody, as upstream's does.
+        enable_retry_topic_v2: what was popped comes back by retry topics of the second form.
+
+    Attributes:
+        pops, pop_service: pop, acknowledge and put off for servers of other protocols.
     """
 
     def __init__(
@@ -124,6 +134,7 @@ class BrokerController(Dispatcher):
         reserved_ms: int | None = None,
         max_bytes: int | None = None,
         authentication: Authentication | None = None,
+        enable_retry_topic_v2: bool = False,
     ) -> None:
         store_host = pack_host((host, port))
         address = join_address(host, port)
@@ -141,22 +152,34 @@ class BrokerController(Dispatcher):
         self._schedule = schedule = ScheduleMessageService(
             commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
         )
+        self._timers = TimerMessageStore(store.timers, self.commit_log, loop, clock)
         self.cleaner = CleanCommitLogService(
             store=store, commit_log=commit_log, loop=loop, clock=clock, reserved_ms=reserved_ms, max_bytes=max_bytes
         )
         self.cleaner.keep(schedule.first_needed, SCHEDULE_TOPIC)
+        self.cleaner.keep(self._timers.first_needed, TIMER_TOPIC)
         locks = RebalanceLockManager(clock=clock)
         self._pulls = PullMessageProcessor(
             loop=loop, clock=clock, commit_log=commit_log, topics=topics, consumers=consumers, offsets=offsets,
             stats=stats,
         )  # fmt: skip
         sends = SendMessageProcessor(
-            clock=clock, commit_log=commit_log, topics=topics, schedule=schedule, locks=locks,
-            cluster=CLUSTER_NAME, store_host=store_host,
+            clock=clock, commit_log=commit_log, topics=topics, schedule=schedule,
+            delays=DelayedMessages(schedule, self._timers), locks=locks, cluster=CLUSTER_NAME,
+            broker_name=BROKER_NAME, store_host=store_host,
         )  # fmt: skip
+        self.pop_service = PopConsumerService(
+            table=store.pops, commit_log=commit_log, loop=loop, clock=clock, topics=topics, offsets=offsets,
+            broker_name=BROKER_NAME, on_revived=self._on_revived, enable_retry_topic_v2=enable_retry_topic_v2,
+        )  # fmt: skip
+        self.cleaner.keep(self.pop_service.first_needed)
+        self.pops = PopMessageProcessor(loop=loop, clock=clock, topics=topics, service=self.pop_service)
         processors: list[Processor] = [
             sends,
+            RecallMessageProcessor(topics=topics, timers=self._timers, broker_name=BROKER_NAME),
             self._pulls,
+            self.pops,
+            AckMessageProcessor(self.pop_service),
             ReplyMessageProcessor(
                 clock=clock, sends=sends, producers=producers, broker2client=broker2client, broker_addr=address
             ),
@@ -187,13 +210,15 @@ class BrokerController(Dispatcher):
         )
         topics.ensure_topic(CLUSTER_NAME + names.REPLY_TOPIC_POSTFIX, 1)
         name_server = NameServer(topics, KVConfigManager(store, commit_log), CLUSTER_NAME, BROKER_NAME, address)
-        self.name_server = Dispatcher(name_server.handlers(), authentication)
+        self.name_server = Dispatcher(name_server.handlers())
 
     def start(self) -> None:
         """Begin what runs by itself."""
         self._pulls.holds.start()
         self._schedule.start()
         self._stats.start()
+        self._timers.start()
+        self.pop_service.start()
         self.cleaner.start()
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
 
@@ -210,11 +235,18 @@ class BrokerController(Dispatcher):
             self._stats.inc_topic_put_nums(arrival.key.topic, 1)
             if arrival.key.topic == SCHEDULE_TOPIC:
                 self._schedule.on_arrival(arrival)
+            elif arrival.key.topic == TIMER_TOPIC:
+                self._timers.on_arrival(arrival)
         self._pulls.holds.notify_arriving(arrivals)
+        self.pops.notify_message_arriving(arrivals)
+
+    def _on_revived(self, group: str, topic: str, queue_id: int) -> None:
+        self.pops.notify(group, topic, queue_id)
 
     def on_close(self, channel: Channel) -> None:
         """A client's connection has ended."""
         self._pulls.holds.channel_closed(channel)
+        self.pops.channel_closed(channel)
         self._consumers.channel_closed(channel)
         self._producers.channel_closed(channel)
         self._broker2client.channel_closed(channel)

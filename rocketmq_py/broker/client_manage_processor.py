@@ -8,6 +8,7 @@ from __future__ import annotations
 from rocketmq_py.broker.channel import Channel, Handler, refusal, required, success
 from rocketmq_py.broker.client_channel_info import ClientChannelInfo
 from rocketmq_py.broker.consumer_manager import ConsumerManager
+from rocketmq_py.broker.message_filter import is_tag_type, read_filter
 from rocketmq_py.broker.producer_manager import ProducerManager
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.broker.topic_config import TopicConfigManager
@@ -15,7 +16,6 @@ from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import RequestCode, ResponseCode
-from rocketmq_py.model.subscription import TAG
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 
@@ -84,10 +84,9 @@ class ClientManageProcessor:
 
     def check_client_config(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Say whether a subscription can be served."""
-        if bodies.parse_expression_type(_bounded(request)) != TAG:
-            raise BrokerError(
-                ResponseCode.SYSTEM_ERROR, "The broker does not support consumer to filter message by SQL92"
-            )
+        expression_type, expression = bodies.parse_check_client(_bounded(request))
+        if not is_tag_type(expression_type):
+            read_filter("", expression_type, expression, 0)
         return success(request)
 
     def get_consumer_list_by_group(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:

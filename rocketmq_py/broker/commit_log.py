@@ -17,6 +17,7 @@ from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum
 from rocketmq_py.broker.store.key_table import KeyRow, key_row, keys_of
 from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue, note_ends
+from rocketmq_py.broker.store.timer_table import TimerRow, put_timers
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
 from rocketmq_py.model.message import MessageConst, MessageHead, format_properties
@@ -50,6 +51,7 @@ class MessageInner:
     Attributes:
         properties: complete, as they are to be stored.
         due_ms: wall ms; what a delay queue is ordered by, in the place of the tag's hash. None for other queues.
+        timer_key: of a message that is due as a timer: by what it can be recalled.
         born_host: packed as on the wire.
     """
 
@@ -63,6 +65,7 @@ class MessageInner:
     born_host: bytes = bytes(8)
     reconsume_times: int = 0
     due_ms: int | None = None
+    timer_key: str | None = None
 
 
 class Place(NamedTuple):
@@ -88,6 +91,7 @@ class Arrival(NamedTuple):
     key: QueueKey
     queue_offset: int
     tags_code: int
+    properties: Mapping[str, str]
 
 
 Stored = Callable[[StoreError | None], None]
@@ -241,6 +245,7 @@ class CommitLog:
         places: list[Place] = []
         keys: list[KeyRow] = []
         arrivals: list[tuple[Queue, Arrival]] = []
+        timers: list[TimerRow] = []
         used: dict[QueueKey, int] = {}
         for message in messages:
             key = QueueKey(message.topic, message.queue_id)
@@ -259,8 +264,10 @@ class CommitLog:
             crc = checksum(queue.row, place.queue_offset, data)
             rows.append(Row(place.physical_offset, queue.row, place.queue_offset, tags_code, now_ms, crc, data))
             places.append(place)
+            if message.timer_key is not None and message.due_ms is not None:
+                timers.append(TimerRow(message.due_ms, place.physical_offset, message.timer_key))
             used[key] = place.queue_offset + 1
-            arrivals.append((queue, Arrival(key, place.queue_offset, tags_code)))
+            arrivals.append((queue, Arrival(key, place.queue_offset, tags_code, message.properties)))
             keys += [key_row(message.topic, each, place.physical_offset) for each in keys_of(message.properties)]
         for key, next_offset in used.items():
             self._queues[key].next_offset = next_offset
@@ -269,7 +276,7 @@ class CommitLog:
         self._pending.keys += keys
         self._pending_bytes += sum(len(row.data) for row in rows)
         self._arrivals += arrivals
-        self.write(writes, stored)
+        self.write([*writes, put_timers(timers)] if timers else writes, stored)
         return places
 
     def _add_queue(self, key: QueueKey) -> Queue:

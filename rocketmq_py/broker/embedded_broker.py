@@ -55,6 +55,7 @@ class EmbeddedBroker:
             fileReservedTime.
         max_bytes: beyond so many bytes in the file the oldest messages are deleted, consumed or not; None: never.
         access_keys: secret keys by access key. If given, requests must be signed with one of them.
+        enable_retry_topic_v2: popped messages come back by topics ``%RETRY%group+topic``. Java's enableRetryTopicV2.
 
     Raises:
         ConfigError: a port, an address, an amount, the access keys or the delay levels are none.
@@ -73,6 +74,7 @@ class EmbeddedBroker:
         file_reserved_time: int = FILE_RESERVED_TIME_HOURS,
         max_bytes: int | None = None,
         access_keys: Mapping[str, str] | None = None,
+        enable_retry_topic_v2: bool = False,
         runtime: Runtime | None = None,
     ) -> None:
         for name, port in (("namesrv_port", namesrv_port), ("broker_port", broker_port)):
@@ -94,6 +96,7 @@ class EmbeddedBroker:
             reserved_ms=file_reserved_time * _HOUR_MS or None,
             max_bytes=max_bytes,
             authentication=None if access_keys is None else Authentication(access_keys),
+            enable_retry_topic_v2=enable_retry_topic_v2,
         )
         self._is_open = access_keys is None and not ipaddress.ip_address(self._host).is_loopback
         self._synchronous = synchronous
@@ -211,7 +214,7 @@ class _Running:
     async def stop(self) -> None:
         """Hang up, wait for what is being written, store the rest, close."""
         for server in self._servers:
-            server.stop()
+            await server.stop()
         stored = asyncio.get_running_loop().create_future()
 
         def done() -> None:

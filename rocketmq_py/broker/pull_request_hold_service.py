@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rocketmq_py.broker.channel import Channel
 from rocketmq_py.broker.commit_log import Arrival
 from rocketmq_py.broker.loop import Loop
-from rocketmq_py.broker.message_filter import is_matched
+from rocketmq_py.broker.message_filter import MessageFilter
 from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.clock import Clock
-from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.remoting.frame import RemotingCommand
 
 SWEEP_INTERVAL_MS = 5_000
@@ -35,13 +34,15 @@ class HeldPull:
     channel: Channel
     request: RemotingCommand
     offset: int
-    subscription: SubscriptionData
+    message_filter: MessageFilter
     due_ms: int
     size: int = field(init=False)  # bytes in memory, roughly
 
     def __post_init__(self) -> None:
         fields = sum([len(name) + len(value) for name, value in self.request.ext_fields.items()])
-        self.size = _PULL_BYTES + fields + len(self.request.body) + _TAG_BYTES * len(self.subscription.tags_set)
+        self.size = (
+            _PULL_BYTES + fields + len(self.request.body) + _TAG_BYTES * len(self.message_filter.subscription.tags_set)
+        )
 
 
 class PullRequestHoldService:
@@ -86,12 +87,12 @@ class PullRequestHoldService:
 
     def notify_arriving(self, arrivals: Sequence[Arrival]) -> None:
         """Answer the pulls that wait for one of these messages, once each however many of them came."""
-        codes: dict[QueueKey, set[int]] = {}
-        for key, _, tags_code in arrivals:
-            if key in self._held:
-                codes.setdefault(key, set()).add(tags_code)
-        for key, arrived in codes.items():
-            self._release(key, _wants_one_of(arrived))
+        arrived: dict[QueueKey, list[Arrival]] = {}
+        for arrival in arrivals:
+            if arrival.key in self._held:
+                arrived.setdefault(arrival.key, []).append(arrival)
+        for key, messages in arrived.items():
+            self._release(key, _wants_one_of(messages))
 
     def channel_closed(self, channel: Channel) -> None:
         """Forget what a connection waits for."""
@@ -126,8 +127,15 @@ class PullRequestHoldService:
         return [pull for _, pull in taken]
 
 
-def _wants_one_of(tags_codes: Set[int]) -> Callable[[HeldPull], bool]:
-    return lambda pull: any(is_matched(pull.subscription, each) for each in tags_codes)
+def _wants_one_of(arrivals: Sequence[Arrival]) -> Callable[[HeldPull], bool]:
+    def wanted(pull: HeldPull) -> bool:
+        message_filter = pull.message_filter
+        return message_filter.wants_everything or any(
+            message_filter.is_matched(each.tags_code, lambda each=each: each.properties)  # type: ignore[misc]
+            for each in arrivals
+        )
+
+    return wanted
 
 
 def _is_over(max_offset: int, now_ms: int) -> Callable[[HeldPull], bool]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, integer, refusal, required, success
 from rocketmq_py.broker.commit_log import CommitLog, MessageInner, Place, Stored
+from rocketmq_py.broker.delayed_messages import DelayedMessages
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
 from rocketmq_py.broker.topic_config import TopicConfig, TopicConfigManager
@@ -16,7 +17,8 @@ from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError, ProtocolError, StoreError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import PermName, RequestCode, ResponseCode
-from rocketmq_py.model.message import MessageConst, parse_properties
+from rocketmq_py.model.message import TIMER_PROPERTIES, MessageConst, parse_properties
+from rocketmq_py.model.recall_handle import RecallHandle
 from rocketmq_py.model.unique_id import create_uniq_id
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import PROPERTIES_MAX_BYTES, decode_batch, decode_stored
@@ -36,9 +38,6 @@ FIRST_RETRY_LEVEL = 3
 _PREPARED = 0x4
 _NOT_THERE_YET = {
     MessageConst.TRANSACTION_PREPARED: "transactions",
-    MessageConst.TIMER_DELIVER_MS: "timers of any length (use a delay level)",
-    MessageConst.TIMER_DELAY_SEC: "timers of any length (use a delay level)",
-    MessageConst.TIMER_DELAY_MS: "timers of any length (use a delay level)",
 }
 
 # The V2 header is V1 with short names.
@@ -68,16 +67,20 @@ class SendMessageProcessor:
         commit_log: CommitLog,
         topics: TopicConfigManager,
         schedule: ScheduleMessageService,
+        delays: DelayedMessages,
         locks: RebalanceLockManager,
         cluster: str,
+        broker_name: str,
         store_host: bytes,
     ) -> None:
         self._clock = clock
         self._commit_log = commit_log
         self._topics = topics
         self._schedule = schedule
+        self._delays = delays
         self._locks = locks
         self._cluster = cluster
+        self._broker_name = broker_name
         self._store_host = store_host
 
     def handlers(self) -> dict[int, Handler]:
@@ -103,7 +106,7 @@ class SendMessageProcessor:
         else:
             self._check(message)
             messages = [self._retried(message, request) if _is_retry(topic) else message]
-        messages = [self._with_delay(each) for each in messages]
+        messages = [self._delays.handle(each) for each in messages]
         transaction_id = message.properties[MessageConst.UNIQ_KEY]
 
         def stored(error: StoreError | None) -> None:
@@ -112,7 +115,10 @@ class SendMessageProcessor:
             if error is not None:
                 channel.write(refusal(request, ResponseCode.SYSTEM_ERROR, str(error)))
                 return
-            channel.write(success(request, {**self.answer_fields(queue_id, places), "transactionId": transaction_id}))
+            fields = {**self.answer_fields(queue_id, places), "transactionId": transaction_id}
+            if not is_batch:
+                fields |= self._recall_handle(messages[0])
+            channel.write(success(request, fields))
 
         places = self.put(messages, stored)
         return None
@@ -249,17 +255,24 @@ class SendMessageProcessor:
             # As they are: upstream adds nothing of its own to the parts of a batch.
             message = replace(batch, body=part.body, properties=dict(part.properties), flag=part.flag)
             self._check(message)
-            if message.properties.get(MessageConst.DELAY_TIME_LEVEL, "0") != "0":
+            if message.properties.get(MessageConst.DELAY_TIME_LEVEL, "0") != "0" or (
+                TIMER_PROPERTIES & message.properties.keys()
+            ):
                 raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "messages of a batch cannot be delayed")
             messages.append(message)
         if not messages:
             raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "a batch without messages")
         return messages
 
-    def _with_delay(self, message: MessageInner) -> MessageInner:
-        text = message.properties.get(MessageConst.DELAY_TIME_LEVEL, "0")
-        level = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-        return self._schedule.delayed(message, level) if level > 0 else message
+    def _recall_handle(self, message: MessageInner) -> dict[str, str]:
+        """By what the sender can recall a message that waits. Source: attachRecallHandle."""
+        properties = message.properties
+        if message.timer_key is None or _is_retry(properties[MessageConst.REAL_TOPIC]):
+            return {}
+        deliver_ms = int(properties[MessageConst.TIMER_OUT_MS]) + 1
+        uniq_key = properties[MessageConst.UNIQ_KEY]
+        handle = RecallHandle(properties[MessageConst.REAL_TOPIC], self._broker_name, deliver_ms, uniq_key)
+        return {"recallHandle": str(handle)}
 
     def _message_id(self, place: Place) -> str:
         return (self._store_host + place.physical_offset.to_bytes(8, "big")).hex().upper()

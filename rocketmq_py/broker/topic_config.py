@@ -20,6 +20,8 @@ from rocketmq_py.model.codes import PermName, ResponseCode
 READ_WRITE = PermName.READ | PermName.WRITE
 SCHEDULE_TOPIC = "SCHEDULE_TOPIC_XXXX"
 """Delayed messages wait here, in the queue of their level. Source: TopicValidator.RMQ_SYS_SCHEDULE_TOPIC."""
+TIMER_TOPIC = "rmq_sys_wheel_timer"
+"""Messages for a moment of their own wait here. Source: TimerMessageStore.TIMER_TOPIC."""
 
 DEFAULT_TEMPLATE_QUEUES = 8
 QUEUES_MAX = 1_024
@@ -31,7 +33,7 @@ TOPIC_MAX_LENGTH = 255
 NAMES_MAX = 20_000
 """Topics and groups, each: their names come over the wire. Upstream sets no limit."""
 
-SYSTEM_TOPICS = frozenset({SCHEDULE_TOPIC, names.AUTO_CREATE_TOPIC_KEY_TOPIC})
+SYSTEM_TOPICS = frozenset({SCHEDULE_TOPIC, TIMER_TOPIC, names.AUTO_CREATE_TOPIC_KEY_TOPIC})
 
 
 @dataclass(frozen=True, slots=True)

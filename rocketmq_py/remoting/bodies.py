@@ -6,8 +6,9 @@ be relied on.
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
@@ -171,15 +172,80 @@ def _tag_hash(value: object) -> int:
     return _int(value, "a tag's hash")
 
 
-def parse_expression_type(body: bytes) -> str:
-    """Kind of expression that CHECK_CLIENT_CONFIG asks about; TAG when it tells none.
+def parse_check_client(body: bytes) -> tuple[str, str]:
+    """Kind of expression and expression that CHECK_CLIENT_CONFIG asks about; TAG when it tells none.
 
     Raises:
         ProtocolError: it is malformed.
     """
     asked = _object(fastjson.loads(body), "the request")
     subscription = _object(asked.get("subscriptionData"), "a subscription")
-    return str(subscription.get("expressionType") or TAG)
+    return str(subscription.get("expressionType") or TAG), str(subscription.get("subString") or "")
+
+
+class BatchAck(NamedTuple):
+    """Messages of one batch that are done.
+
+    Attributes:
+        retry: kind of the topic they lie in.
+        bits: little-endian; bit i stands for ``start_offset + i``.
+    """
+
+    group: str
+    topic: str
+    retry: str
+    start_offset: int
+    queue_id: int
+    revive_queue_id: int
+    pop_time: int
+    invisible_time: int
+    bits: bytes
+
+    def indexes(self) -> Iterator[int]:
+        """Which bits are set."""
+        for place, byte in enumerate(self.bits):
+            for bit in range(8):
+                if byte >> bit & 1:
+                    yield place * 8 + bit
+
+
+BITS_MAX_BYTES = 8_192
+"""Of one batch: a batch has 32 messages, and lies within what one pop looks at."""
+
+
+def parse_batch_ack(body: bytes) -> list[BatchAck]:
+    """Body of BATCH_ACK_MESSAGE; fields have a short and a long name.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    if not body:
+        return []
+    asked = _object(fastjson.loads(body), "the request")
+    return [_batch_ack(_object(each, "a batch")) for each in _checked(asked.get("acks") or [], list, "acks")]
+
+
+def _batch_ack(fields: Mapping[Any, Any]) -> BatchAck:
+    def value(short: str, long: str) -> Any:
+        return fields.get(short, fields.get(long))
+
+    try:
+        bits = base64.b64decode(_checked(value("b", "bitSet"), str, "bitSet"), validate=True)
+    except ValueError:
+        raise ProtocolError("the bits of a batch are no base64") from None
+    if len(bits) > BITS_MAX_BYTES:
+        raise ProtocolError(f"the bits of a batch have {len(bits)} bytes, possible are {BITS_MAX_BYTES}")
+    return BatchAck(
+        _checked(value("c", "consumerGroup"), str, "consumerGroup"),
+        _checked(value("t", "topic"), str, "topic"),
+        str(value("r", "retry") or "0"),
+        _checked(value("so", "startOffset"), int, "startOffset"),
+        _int(value("q", "queueId"), "queueId"),
+        _int(value("rq", "reviveQueueId"), "reviveQueueId"),
+        _checked(value("pt", "popTime"), int, "popTime"),
+        _checked(value("it", "invisibleTime"), int, "invisibleTime"),
+        bits,
+    )
 
 
 class LockBatch(NamedTuple):

@@ -21,9 +21,6 @@ class Server(ABC):
     creates_topics: bool
     """Whether the first send to an unknown topic creates it."""
 
-    knows_sql: bool = True
-    """Whether it filters by SQL92 expressions."""
-
     checks_expressions: bool = True
     """Whether it refuses an expression that it cannot read when a consumer starts."""
 
@@ -125,7 +122,6 @@ class Embedded(_Administered):
     """The broker of this package, a process of its own."""
 
     fixture = "embedded"
-    knows_sql = False
 
 
 class ApacheProxyRemoting(_Administered):

@@ -1,4 +1,4 @@
-"""Popping from a real broker, switched on and off by its own administration tool."""
+"""Popping from a broker, switched on and off."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tests.apache.cluster import TESTS, ApacheCluster
 from tests.apache.jars import QUIET, compile_java, java_command
 from tests.conformance.collector import Collector, Verdict, eventually
 from tests.conformance.conftest import SendBodies, StartConsumer
-from tests.conformance.servers import ApacheBroker, Server
+from tests.conformance.servers import ApacheBroker, Embedded, Server
 from tests.conformance.test_java_members import JAVA_MEMBER, JavaMember
+from tests.embedded import EmbeddedProcess
 
 SUCCESS, LATER = ConsumeConcurrentlyStatus.CONSUME_SUCCESS, ConsumeConcurrentlyStatus.RECONSUME_LATER
 
-apache_broker = pytest.mark.parametrize("server", ["apache-broker"], indirect=True)
+FULL = os.environ.get("ROCKETMQ_PY_FULL") == "1"
+
+brokers = pytest.mark.parametrize("server", ["embedded", "apache-broker"], indirect=True)
 
 
-def cluster_of(server: Server) -> ApacheCluster:
-    assert isinstance(server, ApacheBroker)
-    assert isinstance(server.cluster, ApacheCluster)
+def cluster_of(server: Server) -> ApacheCluster | EmbeddedProcess:
+    assert isinstance(server, ApacheBroker | Embedded)
     return server.cluster
 
 
 def set_mode(server: Server, group: str, topic: str, mode: str) -> None:
-    cluster = cluster_of(server)
-    arguments = ("-b", cluster.broker_addr, "-t", topic, "-g", group, "-m", mode, "-q", "0")
-    assert "success" in cluster.mqadmin("setConsumeMode", *arguments)
+    cluster_of(server).set_consume_mode(group, topic, mode)
 
 
 def popping_group(server: Server, topic: str) -> str:
@@ -71,7 +71,7 @@ def fail_first(share: Callable[[bytes], bool]) -> Verdict:
 
 
 @pytest.mark.behaviour("PO-31")
-@apache_broker
+@brokers
 def test_popped_messages_are_consumed_once_failed_ones_again_and_those_of_a_listener_that_is_too_slow(
     server: Server, send: SendBodies, producer: DefaultMQProducer, start_consumer: StartConsumer
 ) -> None:
@@ -113,13 +113,22 @@ def test_popped_messages_are_consumed_once_failed_ones_again_and_those_of_a_list
     assert server.max_offsets(f"%DLQ%{group}") == {0: 1}
     assert consumer.counters()[Event.POP_TIMED_OUT] >= 1
     (client_id,) = server.consumer_ids(group)
-    shown = cluster_of(server).mqadmin("consumerStatus", "-g", group, "-i", client_id)
-    assert re.search(rf"^{topic} +broker-a +-1 ", shown.partition("#Consumer Pop Detail#")[2], re.MULTILINE), shown
+    cluster = cluster_of(server)
+    if isinstance(cluster, ApacheCluster):
+        shown = cluster.mqadmin("consumerStatus", "-g", group, "-i", client_id)
+        assert re.search(rf"^{topic} +broker-a +-1 ", shown.partition("#Consumer Pop Detail#")[2], re.MULTILINE), shown
     assert consumer.counters()[Event.SETTLE_FAILED] == 0
 
 
 @pytest.mark.behaviour("PA-09")
-@apache_broker
+@pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param("embedded", marks=pytest.mark.skipif(not FULL, reason="20 s, as on Apache's")),
+        "apache-broker",
+    ],
+    indirect=True,
+)
 def test_no_message_is_lost_when_a_group_is_switched_to_pop_and_back(
     server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer
 ) -> None:
@@ -186,7 +195,7 @@ def sending(producer: DefaultMQProducer, topic: str) -> Iterator[list[bytes]]:
 
 
 @pytest.mark.behaviour("PO-32")
-@apache_broker
+@brokers
 def test_members_of_a_popping_group_share_the_messages_and_one_may_leave(
     server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer
 ) -> None:
@@ -208,7 +217,7 @@ def test_members_of_a_popping_group_share_the_messages_and_one_may_leave(
 
 
 @pytest.mark.behaviour("PO-32")
-@apache_broker
+@brokers
 def test_a_java_member_and_a_python_member_pop_side_by_side(
     server: Server, java: None, producer: DefaultMQProducer, start_consumer: StartConsumer, tmp_path: Path
 ) -> None:
@@ -265,7 +274,7 @@ def java_member(server: Server, topic: str, group: str, folder: Path) -> Iterato
 
 
 @pytest.mark.behaviour("PA-10")
-@pytest.mark.parametrize("server", ["embedded", "apache-proxy-remoting"], indirect=True)
+@pytest.mark.parametrize("server", ["apache-proxy-remoting"], indirect=True)
 def test_a_server_that_assigns_no_queues_is_pulled_with_a_warning(
     server: Server, send: SendBodies, start_consumer: StartConsumer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -277,7 +286,7 @@ def test_a_server_that_assigns_no_queues_is_pulled_with_a_warning(
     assert "does not assign queues (client_rebalance is False)" in caplog.text
 
 
-@pytest.mark.skipif(os.environ.get("ROCKETMQ_PY_FULL") != "1", reason="a cluster of its own, a minute")
+@pytest.mark.skipif(not FULL, reason="a cluster of its own, a minute")
 @pytest.mark.behaviour("PA-11")
 def test_the_second_form_of_pop_retry_topics_is_popped_and_after_a_switch_pulled(java: None) -> None:
     # In a namespace, too: brokers know topic and group by longer names than the user.

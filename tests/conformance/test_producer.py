@@ -10,7 +10,7 @@ import pytest
 from rocketmq_py import BrokerError, DefaultMQProducer, Message, SendCallback, SendResult, SendStatus
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import StartConsumer
-from tests.conformance.servers import Server
+from tests.conformance.servers import Embedded, Server
 
 
 def test_a_message_arrives_with_everything_it_was_sent_with(
@@ -153,3 +153,24 @@ def test_a_message_with_a_delay_level_is_delivered_after_it(
             getattr(producer, way)(message)
     collector.wait_for_bodies([b"send", b"send_async", b"send_oneway"])
     assert all(msg.store_timestamp - began_ms >= 1_800 for msg in collector.deliveries)
+
+
+@pytest.mark.behaviour("TM-01", "TM-05")
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+def test_a_timer_message_is_delivered_at_its_moment_and_one_that_is_recalled_never(
+    server: Embedded, producer: DefaultMQProducer, start_consumer: StartConsumer
+) -> None:
+    topic = server.topic()
+    collector = Collector()
+    start_consumer(server.group(), topic, collector)
+    recalled = producer.send(Message(topic, b"recalled", delay_time_ms=2_500))
+    asked = {"producerGroup": "p", "topic": topic, "recallHandle": recalled.recall_handle}
+    server.cluster.call(server.cluster.broker_addr, 370, asked).checked("recall")
+    began_ms = time.time_ns() // 1_000_000
+    producer.send(Message(topic, b"1 s", delay_time_sec=1))
+    producer.send(Message(topic, b"at", deliver_time_ms=began_ms + 3_000))
+    collector.wait_for_bodies([b"1 s", b"at"])
+    stored = {msg.body: msg.store_timestamp - began_ms for msg in collector.deliveries}
+    assert stored[b"1 s"] >= 1_000
+    assert stored[b"at"] >= 3_000
+    assert set(stored) == {b"1 s", b"at"}

@@ -170,20 +170,21 @@ class Rig:
 
     def __init__(
         self, directory: Path, levels: str = LEVELS, *, vfs: str | None = None, clock: ManualClock | None = None,
-        **options: Any,
+        synchronous: bool = True, **options: Any,
     ) -> None:  # fmt: skip
         self.clock = clock or ManualClock()
         self.loop = ManualLoop(self.clock)
         self.directory = directory
         self._levels = levels
         self._vfs = vfs
+        self._synchronous = synchronous
         self._options = options
         self._ports = itertools.count(50_000)
         self.versions = itertools.count(1)
         self.open()
 
     def open(self) -> None:
-        self.store = MessageStore(self.directory, vfs=self._vfs)
+        self.store = MessageStore(self.directory, synchronous=self._synchronous, vfs=self._vfs)
         self.controller = BrokerController(
             store=self.store, loop=self.loop, clock=self.clock, host="127.0.0.1", port=10_911,
             delay_levels_ms=parse_delay_levels(self._levels), **self._options,
@@ -194,6 +195,10 @@ class Rig:
         """End in good order and start again."""
         self.controller.when_stored(lambda: None)
         self.loop.run()
+        self.crash()
+
+    def crash(self) -> None:
+        """End without a word, and start again."""
         self.close()
         self.loop.__init__(self.clock)  # type: ignore[misc] # what the last run had planned is gone with it
         self.open()

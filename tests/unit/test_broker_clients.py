@@ -375,11 +375,11 @@ def test_what_is_not_known_is_refused_by_name_and_harms_nothing(rig: Rig) -> Non
     assert client.send().code == 0
 
 
-@pytest.mark.behaviour("EB-19")
-def test_sql_subscriptions_are_refused_clearly(rig: Rig) -> None:
+@pytest.mark.behaviour("SQ-06")
+def test_an_expression_is_checked_when_a_client_asks(rig: Rig) -> None:
     client = rig.client()
     sql = b'{"clientId":"c","group":"g","subscriptionData":{"topic":"t","subString":"a > 1","expressionType":"SQL92"}}'
-    answer = client.ask(46, body=sql)
-    assert answer.code == 1
-    assert "SQL92" in (answer.remark or "")
-    assert client.ask(46, body=sql.replace(b"SQL92", b"TAG")).code == 0
+    assert client.ask(46, body=sql).code == 0
+    assert client.ask(46, body=sql.replace(b"> 1", b">")).code == 23
+    assert client.ask(46, body=sql.replace(b"SQL92", b"XPATH")).code == 23
+    assert client.ask(46, body=sql.replace(b"SQL92", b"TAG").replace(b"> 1", b">")).code == 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rocketmq_py.model.subscription import SubscriptionData
+from rocketmq_py.remoting import bodies
 from tests.unit.broker_rig import GROUP, TOPIC, Client, Rig, found, messages
 
 COMMIT, SUSPEND, SUBSCRIPTION = 1, 2, 4
@@ -108,7 +111,48 @@ def test_a_subscription_in_the_request_counts_without_a_heartbeat(rig: Rig) -> N
     assert found(client.pull(sysFlag=SUBSCRIPTION, subscription="B")) == (0, [b"b"], 2)
     assert found(client.pull(sysFlag=SUBSCRIPTION, subscription="B", expressionType="")) == (0, [b"b"], 2)
     assert client.pull(sysFlag=SUBSCRIPTION, subscription="||").code == 23
-    assert client.pull(sysFlag=SUBSCRIPTION, subscription="a > 1", expressionType="SQL92").code == 1
+
+
+@pytest.mark.behaviour("SQ-06")
+def test_a_pull_by_an_sql_expression_brings_what_matches_and_passes_over_the_rest(rig: Rig, client: Client) -> None:
+    for number in range(250):
+        client.send(b"%d" % number, properties={"n": str(number), "TAGS": "A" if number % 2 else "B"})
+    sql: dict[str, Any] = {"sysFlag": SUBSCRIPTION, "expressionType": "SQL92"}
+    assert found(client.pull(subscription="n BETWEEN 3 AND 6 AND TAGS = 'A'", **sql)) == (0, [b"3", b"5"], 200)
+    assert found(client.pull(subscription="n IN ('3', '7')", **sql)) == (0, [b"3", b"7"], 200)
+    assert found(client.pull(subscription="n > 230", **sql)) == (20, [], 200)
+    assert found(client.pull(200, subscription="n > 230 AND TAGS = 'A'", maxMsgNums=2, **sql)) == (
+        0, [b"231", b"233"], 234,
+    )  # fmt: skip
+    assert client.pull(subscription="n >", **sql).code == 23
+    assert client.pull(sysFlag=SUBSCRIPTION, subscription="n", expressionType="XPATH").code == 23
+
+
+@pytest.mark.behaviour("SQ-06")
+def test_an_sql_expression_of_the_heartbeat_counts_and_a_wrong_one_is_named_at_the_pull(
+    rig: Rig, client: Client
+) -> None:
+    client.send(b"0", properties={"n": "1"})
+    client.send(b"1", properties={"n": "2"})
+    heartbeat(client, "n > 1")
+    assert found(client.pull()) == (0, [b"1"], 2)
+    asked = client.begin(11, client.pull_fields(2, sysFlag=SUSPEND))
+    client.send(b"2", properties={"n": "0"})
+    rig.loop.run()
+    assert client.answer(asked) is None
+    client.send(b"3", properties={"n": "3"})
+    rig.loop.run()
+    answer = client.answer(asked)
+    assert answer is not None
+    assert found(answer) == (0, [b"3"], 4)
+    heartbeat(client, "n >", 2_000)
+    assert client.pull().code == 27
+
+
+def heartbeat(client: Client, expression: str, version: int = 1_000) -> None:
+    wanted = SubscriptionData(TOPIC, expression, sub_version=version + 1_000, expression_type="SQL92")
+    data = bodies.ConsumerData(GROUP, "CONSUME_FROM_LAST_OFFSET", [wanted], message_model="CLUSTERING")
+    assert client.ask(34, body=bodies.encode_heartbeat("client", [], [data])).code == 0
 
 
 @pytest.mark.behaviour("EB-03")

@@ -11,7 +11,9 @@ from rocketmq_py.broker.store.database import Database, Write
 from rocketmq_py.broker.store.key_table import KeyRow, KeyTable, add_keys
 from rocketmq_py.broker.store.message_table import MessageTable, Row, add_messages
 from rocketmq_py.broker.store.offset_table import OffsetTable
+from rocketmq_py.broker.store.pop_table import PopTable
 from rocketmq_py.broker.store.setting_table import SettingTable
+from rocketmq_py.broker.store.timer_table import TimerTable
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class MessageStore:
         vfs: name of an apsw VFS, for tests that cut the power.
 
     Attributes:
-        messages, keys, configurations, offsets, settings: read what is committed.
+        messages, keys, configurations, offsets, settings, pops, timers: read what is committed.
 
     Raises:
         StoreError: not a store, of a newer version, damaged, or in use.
@@ -49,6 +51,8 @@ class MessageStore:
         self.keys = KeyTable(self._database)
         self.offsets = OffsetTable(self._database)
         self.settings = SettingTable(self._database)
+        self.pops = PopTable(self._database)
+        self.timers = TimerTable(self._database)
 
     @property
     def last_id(self) -> int:

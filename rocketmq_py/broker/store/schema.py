@@ -79,9 +79,36 @@ CREATE TABLE setting (kind TEXT, name TEXT, value TEXT NOT NULL, crc INTEGER NOT
 WITHOUT ROWID;
 """
 
+_POP = """
+CREATE TABLE pop_lease (
+    consumer_group TEXT, topic TEXT, queue_id INTEGER, offset INTEGER,
+    pop_ms INTEGER NOT NULL,       -- wall ms
+    invisible_ms INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,     -- how often giving it back failed
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (consumer_group, topic, queue_id, offset)
+) WITHOUT ROWID;
+CREATE TABLE pop_order (
+    consumer_group TEXT, topic TEXT, queue_id INTEGER,
+    info TEXT NOT NULL,            -- JSON
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (consumer_group, topic, queue_id)
+) WITHOUT ROWID;
+"""
+
+_TIMERS = """
+CREATE TABLE timer (
+    due_ms INTEGER,                -- wall ms
+    id INTEGER,                    -- of the message
+    key TEXT NOT NULL,             -- by which it can be recalled
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (due_ms, id)
+) WITHOUT ROWID;
+"""
+
 VERSIONS = (
     (_MESSAGES, _CONFIGURATIONS, _OFFSETS),
-    (_CHECKSUMS, _RETENTION, _KEYS, _SETTINGS),
+    (_CHECKSUMS, _RETENTION, _KEYS, _SETTINGS, _POP, _TIMERS),
 )
 """By version, from 1 on, the tables of each subject that it added."""
 

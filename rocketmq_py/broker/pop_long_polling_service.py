@@ -1,0 +1,185 @@
+"""Pops and notifications that wait because there is nothing to give yet. Source: PopLongPollingService.
+
+Whoever waits is woken, not answered: its request is carried out again. A message wakes one of those that wait for its
+queue and one of those that wait for all queues, per group.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple
+
+from sortedcontainers import SortedDict
+
+from rocketmq_py.broker.commit_log import Arrival
+from rocketmq_py.broker.loop import Loop
+from rocketmq_py.broker.message_filter import MessageFilter
+from rocketmq_py.clock import Clock
+
+POP_POLLING_SIZE = 1_024
+"""Requests that may wait for one queue of a group; one more is taken, as upstream does. Source: popPollingSize."""
+
+MAX_POP_POLLING_SIZE = 100_000
+"""Requests that may wait altogether. Source: maxPopPollingSize."""
+
+FORCE_NOTIFY_INTERVAL = 800
+"""At every offset that this divides one is woken whatever its filter. Source: popLongPollingForceNotifyInterval."""
+
+EXPIRES_EARLY_MS = 50
+"""A request is answered so long before its time is over. Source: PopRequest.isTimeout."""
+
+SWEEP_INTERVAL_MS = 20
+"""How exactly time is kept. Source: PopLongPollingService.run."""
+
+ALL_QUEUES = -1
+
+
+class PollingResult(Enum):
+    """Whether a request waits, or why not."""
+
+    POLLING_SUC = auto()
+    POLLING_FULL = auto()
+    POLLING_TIMEOUT = auto()
+    NOT_POLLING = auto()
+
+
+class PollingKey(NamedTuple):
+    """What is waited for."""
+
+    topic: str
+    group: str
+    queue_id: int  # ALL_QUEUES for all
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    key: PollingKey
+    message_filter: MessageFilter | None
+    wake: Callable[[], None]
+    owner: object
+
+
+class PopLongPollingService:
+    """Owner of the requests that wait; on the loop's thread only.
+
+    Args:
+        notify_last: wake the one that has the most time left, not the least.
+    """
+
+    def __init__(self, loop: Loop, clock: Clock, *, notify_last: bool = False) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._which = -1 if notify_last else 0
+        self._numbers = itertools.count()
+        # By when they end, monotonic ms, and a number: all of them, and those of each key.
+        self._waiters: SortedDict[tuple[int, int], _Waiter] = SortedDict()
+        self._by_key: dict[PollingKey, SortedDict[tuple[int, int], _Waiter]] = {}
+        self._by_owner: dict[object, dict[tuple[int, int], _Waiter]] = {}
+        self._groups: dict[str, dict[str, int]] = {}  # by topic, how many of each group wait
+        self._sweeping = False
+
+    def polling(
+        self,
+        key: PollingKey,
+        born_ms: int,
+        poll_ms: int,
+        message_filter: MessageFilter | None,
+        wake: Callable[[], None],
+        owner: object,
+    ) -> PollingResult:
+        """Let a request wait.
+
+        Args:
+            key: what it waits for.
+            born_ms: when it was made, wall ms.
+            poll_ms: how long it may wait from then on.
+            message_filter: None to be woken by any message.
+            wake: called once, when there is something or the time is over; not when the owner is gone.
+            owner: whose request it is.
+        """
+        if poll_ms <= 0:
+            return PollingResult.NOT_POLLING
+        if len(self._waiters) >= MAX_POP_POLLING_SIZE:
+            return PollingResult.POLLING_FULL
+        left_ms = born_ms + poll_ms - EXPIRES_EARLY_MS - self._clock.wall_ms()
+        if left_ms < 0:
+            return PollingResult.POLLING_TIMEOUT
+        if len(self._by_key.get(key, ())) > POP_POLLING_SIZE:
+            return PollingResult.POLLING_FULL
+        waiter = _Waiter(key, message_filter, wake, owner)
+        place = (self._clock.monotonic_ms() + left_ms, next(self._numbers))
+        self._waiters[place] = waiter
+        self._by_key.setdefault(key, SortedDict())[place] = waiter
+        self._by_owner.setdefault(owner, {})[place] = waiter
+        groups = self._groups.setdefault(key.topic, {})
+        groups[key.group] = groups.get(key.group, 0) + 1
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_INTERVAL_MS, self._sweep)
+        return PollingResult.POLLING_SUC
+
+    def polling_num(self, key: PollingKey) -> int:
+        """How many wait for this."""
+        return len(self._by_key.get(key, ()))
+
+    def notify_message_arriving(self, arrivals: Sequence[Arrival]) -> None:
+        """Wake who waits for one of these messages."""
+        for arrival in arrivals:
+            topic, queue_id = arrival.key
+            for group in list(self._groups.get(topic, ())):
+                self._notify(PollingKey(topic, group, ALL_QUEUES), arrival)
+                self._notify(PollingKey(topic, group, queue_id), arrival)
+
+    def notify(self, key: PollingKey) -> None:
+        """Wake one that waits for this, whatever its filter."""
+        self._notify(key, None)
+
+    def _notify(self, key: PollingKey, arrival: Arrival | None) -> None:
+        waiters = self._by_key.get(key)
+        if not waiters:
+            return
+        place, waiter = waiters.peekitem(self._which)
+        if arrival is None or waiter.message_filter is None or arrival.queue_offset % FORCE_NOTIFY_INTERVAL == 0:
+            matched = True
+        else:
+            matched = waiter.message_filter.is_matched(arrival.tags_code, lambda: arrival.properties)
+        if matched:
+            self._wake(place, waiter)
+
+    def channel_closed(self, owner: object) -> None:
+        """Forget what somebody waits for who is gone."""
+        for place, waiter in list(self._by_owner.get(owner, {}).items()):
+            self._remove(place, waiter)
+
+    def _sweep(self) -> None:
+        now_ms = self._clock.monotonic_ms()
+        while self._waiters and self._waiters.peekitem(0)[0][0] < now_ms:
+            self._wake(*self._waiters.peekitem(0))
+        self._sweeping = bool(self._waiters)
+        if self._sweeping:
+            self._loop.call_later(SWEEP_INTERVAL_MS, self._sweep)
+
+    def _wake(self, place: tuple[int, int], waiter: _Waiter) -> None:
+        self._remove(place, waiter)
+        # Not now: whoever is woken may find something and wake the next.
+        self._loop.call_soon(waiter.wake)
+
+    def _remove(self, place: tuple[int, int], waiter: _Waiter) -> None:
+        key = waiter.key
+        del self._waiters[place]
+        _drop(self._by_key, key, place)
+        _drop(self._by_owner, waiter.owner, place)
+        groups = self._groups[key.topic]
+        groups[key.group] -= 1
+        if not groups[key.group]:
+            _drop(self._groups, key.topic, key.group)
+
+
+def _drop(table: dict, key: object, item: object) -> None:  # type: ignore[type-arg] # of dicts, of any kind
+    """Remove an item, and what it was in when that is empty."""
+    del table[key][item]
+    if not table[key]:
+        del table[key]
