@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum
-from rocketmq_py.broker.store.key_table import KeyRow, key_row
+from rocketmq_py.broker.store.key_table import KeyRow, key_rows
 from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue, note_ends
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import StoreError
@@ -261,7 +261,7 @@ class CommitLog:
             places.append(place)
             used[key] = place.queue_offset + 1
             arrivals.append((queue, Arrival(key, place.queue_offset, tags_code)))
-            keys += [key_row(message.topic, each, place.physical_offset) for each in _keys_of(message.properties)]
+            keys += key_rows(message.topic, _keys_of(message.properties), place.physical_offset)
         for key, next_offset in used.items():
             self._queues[key].next_offset = next_offset
         self._next_id += len(rows)

@@ -33,7 +33,7 @@ class MQAdmin:
             raise JavaError("mqadmin has no pipes")
         stdin.write("\t".join([*args, "-n", self._namesrv_addr]) + "\n")
         stdin.flush()
-        lines = []
+        lines: list[str] = []
         for line in stdout:
             if line == ".\n":
                 return "".join(lines)
