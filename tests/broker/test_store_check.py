@@ -14,7 +14,7 @@ from rocketmq_py.broker.commit_log import MessageInner
 from rocketmq_py.broker.store import schema
 from rocketmq_py.broker.store.check import PROBLEMS_TOLD_MAX, Findings, check
 from rocketmq_py.broker.store.database import checksum
-from rocketmq_py.broker.store.key_table import key_row
+from rocketmq_py.broker.store.key_table import key_rows
 from rocketmq_py.errors import StoreError
 from tests.broker.test_store import KEY, Opened, opened
 
@@ -104,7 +104,7 @@ def test_a_message_that_cannot_be_found_by_its_keys_is_told(tmp_path: Path) -> N
         rig.loop.run()
     assert check(tmp_path).problems == []
     with closing(apsw.Connection(str(tmp_path / "store.db"))) as connection:
-        connection.execute("DELETE FROM message_key WHERE id = 2 AND hash = ?", key_row("topic", "b", 2)[1:2])
+        connection.execute("DELETE FROM message_key WHERE place = ? AND id = ?", *key_rows("topic", ["b"], 2))
         assert check(tmp_path).problems == ["message 2, at 1 of its queue: it cannot be found by ['b']"]
         connection.execute("DELETE FROM message_key WHERE id < 3")  # as of a store that was upgraded
     assert check(tmp_path).problems == []

@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 
 from rocketmq_py.broker.store.database import BUSY_TIMEOUT_MS, checksum
-from rocketmq_py.broker.store.key_table import KeyRow, key_row, keys_of
+from rocketmq_py.broker.store.key_table import KeyRow, key_rows, keys_of
 from rocketmq_py.broker.store.message_table import checksum as message_checksum
 from rocketmq_py.broker.store.schema import APPLICATION_ID, SCHEMA_VERSION
 from rocketmq_py.errors import ProtocolError, StoreError
@@ -209,12 +209,13 @@ class _Check:
             self._found.add(f"messages up to {self._acknowledged} were acknowledged, they are there up to {highest}")
 
     def _not_found_by_key(self, number: int, message: StoredMessage) -> str | None:
-        missing = [key for key in keys_of(message.properties) if not self._has(key_row(message.topic, key, number))]
+        keys = keys_of(message.properties)
+        rows = key_rows(message.topic, keys, number)
+        missing = [key for key, row in zip(keys, rows, strict=True) if not self._has(row)]
         return f"it cannot be found by {missing}" if missing else None
 
     def _has(self, key: KeyRow) -> bool:
-        sql = "SELECT 1 FROM message_key WHERE bucket = ? AND hash = ? AND id = ?"
-        return any(self._connection.execute(sql, key))
+        return any(self._connection.execute("SELECT 1 FROM message_key WHERE place = ? AND id = ?", key))
 
     def _columns(self, table: str) -> list[str]:
         return [row[1] for row in self._rows(f"PRAGMA table_info({table})")]
