@@ -97,6 +97,15 @@ def test_an_asynchronous_send_as_printed_is_accepted(run_example: RunExample, se
         run_example("docs/README.md", "send_async(", producer=producer, message=message)
 
 
+@pytest.mark.parametrize("server", ["embedded", "apache-broker"], indirect=True)
+def test_administration_from_python_as_printed_tells_the_topics(run_example: RunExample, server: Server) -> None:
+    printed = Printed(b"")
+    run_example("docs/README.md", "DefaultMQAdminExt(", print=printed.print)
+    ((topics,),) = printed.lines
+    assert isinstance(topics, list)
+    assert topics
+
+
 @pytest.mark.parametrize("server", ["apache-broker"], indirect=True)
 def test_a_transaction_as_printed_commits(run_example: RunExample) -> None:
     printed = Printed(b"")

@@ -8,9 +8,10 @@ search looks into one bucket after the other, the newest first. The keys of a bu
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rocketmq_py.broker.store.database import Database, Write
+from rocketmq_py.model.message import MessageConst
 
 BUCKET_BITS = 10
 _BUCKET_ROWS = 1 << BUCKET_BITS
@@ -24,6 +25,12 @@ def key_rows(topic: str, keys: Iterable[str], row_id: int) -> list[KeyRow]:
     topic_hash = _hash(topic + "#", 0)
     bucket = row_id >> BUCKET_BITS << 32
     return [(bucket | _hash(key, topic_hash), row_id) for key in keys]
+
+
+def keys_of(properties: Mapping[str, str]) -> list[str]:
+    """By what a message can be found. Source: IndexService.buildIndex."""
+    unique, keys = properties.get(MessageConst.UNIQ_KEY), properties.get(MessageConst.KEYS)
+    return [each for each in (unique, *(keys.split(" ") if keys else ())) if each]
 
 
 def _hash(text: str, value: int) -> int:
