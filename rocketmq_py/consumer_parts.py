@@ -179,6 +179,7 @@ class ConsumerParts:
             rebalance=self.client.rebalance_immediately,
         )
         self._orderly = orderly
+        self._listener = listener
         self._made_at = setup.made_at
         self._hooks = setup.hooks
         self._counters = setup.counters
@@ -207,6 +208,7 @@ class ConsumerParts:
 
     def join_group(self) -> None:
         """Register, learn routes, let brokers know, begin. Source: DefaultMQPushConsumerImpl.start, second half."""
+        self._listener.consumer_started()
         self._offset_store.load()
         if not self.client.register_consumer(self):
             raise IllegalStateError(
@@ -262,8 +264,16 @@ class ConsumerParts:
             popped_finished = self.pops.service.shutdown(max(ends_ms - self._clock.monotonic_ms(), 0))
         return finished and popped_finished
 
+    def _stop_listener(self) -> None:
+        """Before others have the queues: a listener with a pool begins nothing more for them."""
+        try:
+            self._listener.consumer_stopped()
+        except Exception:  # noqa: BLE001 - border: the user's listener must not keep the group's queues
+            _log.exception("group %s: the listener's consumer_stopped failed", self._group)
+
     def _leave(self) -> None:
         owned = self.rebalance.destroy()  # from here on late results change no offset
+        self._stop_listener()
         try:
             self._offset_store.persist_at_shutdown([mq for mq, queue in owned if self.rebalance.may_commit(queue)])
             self.rebalance.unlock_idle(owned)  # after the commit: the next owner asks for it at once
