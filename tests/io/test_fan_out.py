@@ -13,6 +13,7 @@ import pytest
 from rocketmq_py.batch import FanOut, Outcome, OutcomeState, fan_out
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.results import ConsumeConcurrentlyContext
+from tests.io.conftest import MakeCluster, MakeConsumer
 from tests.io.server import eventually
 from tests.unit.support import LATER, SUCCESS, message, messages, mq
 
@@ -125,6 +126,23 @@ def test_with_the_last_consumer_the_pool_ends_and_what_waited_for_it_is_not_begu
     assert eventually(lambda: not pool_threads(), PATIENCE_S)
     assert call(fan, 2)[0] is SUCCESS, "it can be used again"
     fan.shutdown()
+    assert eventually(lambda: not pool_threads(), PATIENCE_S)
+
+
+@pytest.mark.behaviour("FO-06")
+def test_a_consumer_that_ends_ends_the_pool_of_its_listener(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer
+) -> None:
+    handled: list[bytes] = []
+    fan = fan_out(lambda msg: handled.append(msg.body), 2, "each")
+    cluster = make_cluster()
+    cluster.store(b"one", b"two")
+    consumer = make_consumer(cluster, start=False).consumer
+    consumer.register_message_listener(fan)
+    consumer.start()
+    assert eventually(lambda: sorted(handled) == [b"one", b"two"], PATIENCE_S)
+    assert len(pool_threads()) == 2
+    consumer.shutdown()
     assert eventually(lambda: not pool_threads(), PATIENCE_S)
 
 
