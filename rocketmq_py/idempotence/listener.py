@@ -78,12 +78,11 @@ class _Concurrently(MessageListenerConcurrently):
         self, listener: MessageListenerConcurrently, consume: Any, key_of: Key, store: IdempotenceStore
     ) -> None:
         super().__init__()
+        self._listener = listener
         self._consume = consume
         self._key_of = key_of
         self._store = store
         self._warnings = RateLimitedLog(SystemClock(), _log)
-        self.consumer_started = listener.consumer_started  # type: ignore[method-assign]
-        self.consumer_stopped = listener.consumer_stopped  # type: ignore[method-assign]
 
     def consume_message(self, msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus | None:
         """See ``MessageListener.consume_message``."""
@@ -105,6 +104,14 @@ class _Concurrently(MessageListenerConcurrently):
             context.failed_indexes = failed
         return ConsumeConcurrentlyStatus.CONSUME_SUCCESS
 
+    def consumer_started(self) -> None:
+        """See ``MessageListener.consumer_started``."""
+        self._listener.consumer_started()
+
+    def consumer_stopped(self) -> None:
+        """See ``MessageListener.consumer_stopped``."""
+        self._listener.consumer_stopped()
+
     def _claimed(
         self, msgs: Messages, context: ConsumeConcurrentlyContext, places: Mapping[str, list[int]], failed: set[int]
     ) -> ConsumeConcurrentlyStatus | None:
@@ -118,7 +125,8 @@ class _Concurrently(MessageListenerConcurrently):
                 inner = ConsumeConcurrentlyContext(context.message_queue)
                 inner.delay_level_when_next_consume = context.delay_level_when_next_consume
                 status = self._consume(tuple(msgs[places[key][0]] for key in fresh), inner)
-                context.delay_level_when_next_consume = inner.delay_level_when_next_consume
+                if KeyState.CONSUMING not in claim.states.values():  # theirs must not go to the dead letters with ours
+                    context.delay_level_when_next_consume = inner.delay_level_when_next_consume
                 again = set(come_again(status, inner, len(fresh)))
                 done = [key for index, key in enumerate(fresh) if index not in again]
         finally:
@@ -134,11 +142,10 @@ class _Orderly(MessageListenerOrderly):
 
     def __init__(self, listener: MessageListenerOrderly, consume: Any, key_of: Key, store: IdempotenceStore) -> None:
         super().__init__()
+        self._listener = listener
         self._consume = consume
         self._key_of = key_of
         self._store = store
-        self.consumer_started = listener.consumer_started  # type: ignore[method-assign]
-        self.consumer_stopped = listener.consumer_stopped  # type: ignore[method-assign]
 
     def consume_message(self, msgs: Messages, context: ConsumeOrderlyContext) -> ConsumeOrderlyStatus | None:
         """See ``MessageListener.consume_message``. A key that another call has claimed holds the queue."""
@@ -163,6 +170,14 @@ class _Orderly(MessageListenerOrderly):
         finally:
             settled = claim.settle(done)
         return status if len(settled) == len(done) else ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT
+
+    def consumer_started(self) -> None:
+        """See ``MessageListener.consumer_started``."""
+        self._listener.consumer_started()
+
+    def consumer_stopped(self) -> None:
+        """See ``MessageListener.consumer_stopped``."""
+        self._listener.consumer_stopped()
 
 
 def _msg_id(msg: MessageExt) -> str | None:

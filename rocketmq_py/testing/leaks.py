@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Collection, Iterator
@@ -55,11 +56,18 @@ def _threads() -> set[threading.Thread]:
 
 def _connections(ports: Collection[int]) -> set[tuple[str, int]]:
     """Sockets of this process whose other end is one of these ports: inode and port."""
-    try:
-        mine = {os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if entry.is_symlink()}
-    except OSError:
-        return set()  # no /proc, or a file that has just been closed
+    mine = set(_open_files())
     return {(inode, port) for inode, port in _remote_ports() if port in ports and f"socket:[{inode}]" in mine}
+
+
+def _open_files() -> Iterator[str]:
+    try:
+        numbers = os.listdir("/proc/self/fd")
+    except OSError:
+        return  # there is no /proc
+    for number in numbers:
+        with contextlib.suppress(OSError):  # it has just been closed
+            yield os.readlink(f"/proc/self/fd/{number}")
 
 
 def _remote_ports() -> Iterator[tuple[str, int]]:

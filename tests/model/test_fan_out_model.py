@@ -146,7 +146,7 @@ class World(ManualRuntime):
             choices += [self._end_one] * 3
         if self.core.broker.pulls and self._depth < 3:
             choices.append(self._deliver)
-        if not self.shut_down and self.random.random() < 0.02:
+        if not self.shut_down and self.random.random() < 0.05:
             choices.append(self._shut_down)
         self.random.choice(choices)()
 

@@ -297,6 +297,19 @@ def test_the_delay_level_of_the_listener_is_passed_on_and_its_life_too() -> None
     assert calls == ["started", "stopped"]
 
 
+@pytest.mark.behaviour("ID-02")
+def test_what_another_call_is_consuming_does_not_go_to_the_dead_letters_with_what_this_one_gives_up() -> None:
+    def give_up(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        context.delay_level_when_next_consume = -1
+        return LATER
+
+    consumed = Consumed(give_up)
+    consumed.store.claim(["b"])
+    consumed.consume("a", "b")
+    consumed.consume("a")
+    assert [context.delay_level_when_next_consume for context in consumed.contexts] == [0, -1]
+
+
 @pytest.mark.behaviour("ID-01")
 def test_around_a_fan_out_each_message_has_its_own_fate() -> None:
     handled: list[str | None] = []
