@@ -343,9 +343,8 @@ class _OwnPool:
             if self._workers is None:
                 self._workers = self._runtime.worker_pool("FanOutThread_", self._size, self._run)
             workers = self._workers
-        for index in range(len(batch.msgs)):
-            if not workers.submit((batch, index)):
-                batch.cancel(index)
+        if not workers.submit_all([(batch, index) for index in range(len(batch.msgs))]):
+            self.cancel(batch, 0)
 
     def _run(self, task: tuple[_Batch, int]) -> None:
         batch, index = task

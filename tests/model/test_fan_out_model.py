@@ -12,8 +12,9 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,9 +63,15 @@ class OwnThreads:
         self._stopped = False
 
     def submit(self, item: Any) -> bool:
+        return self.submit_all([item])
+
+    def submit_all(self, items: Iterable[Any]) -> bool:
         if not self._stopped:
-            self._world.waiting.append(lambda: self._run(item))
+            self._world.waiting += [partial(self._run, item) for item in items]
         return not self._stopped
+
+    def backlog(self) -> int:
+        return len(self._world.waiting)
 
     def resize(self, size: int) -> None:
         raise NotImplementedError
