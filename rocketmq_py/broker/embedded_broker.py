@@ -19,7 +19,7 @@ from rocketmq_py.broker.transactional_message_service import TransactionSettings
 from rocketmq_py.errors import ConfigError, IllegalStateError
 from rocketmq_py.model.config import INT_MAX, check_range
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
-from rocketmq_py.remoting.server import RemotingServer, ServerLoop, bind
+from rocketmq_py.remoting.server import RemotingServer, ServerLoop, Service, bind
 from rocketmq_py.runtime import Runtime, ThreadRuntime
 
 HOST = "127.0.0.1"
@@ -61,6 +61,7 @@ class EmbeddedBroker:
         max_bytes: beyond so many bytes in the file the oldest messages are deleted, consumed or not; None: never.
         access_keys: secret keys by access key. If given, requests must be signed with one of them.
         enable_retry_topic_v2: popped messages come back by topics ``%RETRY%group+topic``. Java's enableRetryTopicV2.
+        wrap: makes of what serves a port what is to serve it; for tests that put faults in between.
 
     Raises:
         ConfigError: a port, an address, an amount, a time, the access keys or the delay levels are none.
@@ -84,6 +85,7 @@ class EmbeddedBroker:
         max_bytes: int | None = None,
         access_keys: Mapping[str, str] | None = None,
         enable_retry_topic_v2: bool = False,
+        wrap: Callable[[Service], Service] = lambda service: service,
         runtime: Runtime | None = None,
     ) -> None:
         for name, port in (("namesrv_port", namesrv_port), ("broker_port", broker_port)):
@@ -114,6 +116,7 @@ class EmbeddedBroker:
         )
         self._is_open = access_keys is None and not ipaddress.ip_address(self._host).is_loopback
         self._synchronous = synchronous
+        self._wrap = wrap
         self._runtime = runtime or ThreadRuntime()
         self._running: _Running | None = None
 
@@ -130,7 +133,7 @@ class EmbeddedBroker:
         loop = ServerLoop(self._runtime, "EmbeddedBroker")
         running: _Running | None = None
         try:
-            running = _Running(self._runtime, loop, self._host, self._ports, self._told_host)
+            running = _Running(self._runtime, loop, self._host, self._ports, self._told_host, self._wrap)
             loop.run(running.start(self._directory, self._make, self._synchronous), START_TIMEOUT_MS)
         except BaseException:
             try:
@@ -183,8 +186,17 @@ class EmbeddedBroker:
 class _Running:
     """What exists between start and end. The coroutines run on the loop."""
 
-    def __init__(self, runtime: Runtime, loop: ServerLoop, host: str, ports: tuple[int, int], told_host: str) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        loop: ServerLoop,
+        host: str,
+        ports: tuple[int, int],
+        told_host: str,
+        wrap: Callable[[Service], Service],
+    ) -> None:
         self.loop = loop
+        self._wrap = wrap
         self._told_host = told_host
         self._clock = runtime.clock
         self._starting: asyncio.Task[Any] | None = None
@@ -220,7 +232,7 @@ class _Running:
             )
             self._controller.start()
             services = (self._controller.name_server, self._controller)
-            self._servers = [RemotingServer(self.loop, service, self._clock) for service in services]
+            self._servers = [RemotingServer(self.loop, self._wrap(service), self._clock) for service in services]
             for server, sock in zip(self._servers, self._sockets, strict=True):
                 await server.serve(sock)
             on_failure.pop_all()
