@@ -185,6 +185,7 @@ class ConsumerParts:
             warnings = RateLimitedLog(runtime.clock, _log)
             self._acknowledger = StatusAcknowledger(group, status_broker, runtime, setup.counters, warnings)
         self._orderly = orderly
+        self._listener = listener
         self._made_at = setup.made_at
         self._hooks = setup.hooks
         self._counters = setup.counters
@@ -213,6 +214,7 @@ class ConsumerParts:
 
     def join_group(self) -> None:
         """Register, learn routes, let brokers know, begin. Source: DefaultMQPushConsumerImpl.start, second half."""
+        self._listener.consumer_started()
         self._offset_store.load()
         if not self.client.register_consumer(self):
             raise IllegalStateError(
@@ -269,8 +271,16 @@ class ConsumerParts:
             popped_finished = self.pops.service.shutdown(max(ends_ms - self._clock.monotonic_ms(), 0))
         return finished and popped_finished
 
+    def _stop_listener(self) -> None:
+        """Before others have the queues: a listener with a pool begins nothing more for them."""
+        try:
+            self._listener.consumer_stopped()
+        except Exception:  # noqa: BLE001 - border: the user's listener must not keep the group's queues
+            _log.exception("group %s: the listener's consumer_stopped failed", self._group)
+
     def _leave(self) -> None:
         owned = self.rebalance.destroy()  # from here on late results change no offset
+        self._stop_listener()
         try:
             if self._acknowledger is not None:
                 self._acknowledger.shutdown()

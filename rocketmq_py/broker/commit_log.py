@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum
-from rocketmq_py.broker.store.key_table import KeyRow, key_row
+from rocketmq_py.broker.store.key_table import KeyRow, key_rows, keys_of
 from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue, note_ends
 from rocketmq_py.broker.store.timer_table import TimerRow, put_timers
 from rocketmq_py.clock import Clock
@@ -270,7 +270,7 @@ class CommitLog:
                 timers.append(TimerRow(message.due_ms, place.physical_offset, message.timer_key))
             used[key] = place.queue_offset + 1
             arrivals.append((queue, Arrival(key, place.queue_offset, tags_code, message.properties)))
-            keys += [key_row(message.topic, each, place.physical_offset) for each in _keys_of(message.properties)]
+            keys += key_rows(message.topic, keys_of(message.properties), place.physical_offset)
         for key, next_offset in used.items():
             self._queues[key].next_offset = next_offset
         self._next_id += len(rows)
@@ -415,9 +415,3 @@ class CommitLog:
             except StoreError as failure:
                 _log.warning("undoing the last group failed, too: %s", failure)
         return self.failure
-
-
-def _keys_of(properties: Mapping[str, str]) -> list[str]:
-    """By what a message can be found. Source: IndexService.buildIndex."""
-    unique, keys = properties.get(MessageConst.UNIQ_KEY), properties.get(MessageConst.KEYS)
-    return [each for each in (unique, *(keys.split(" ") if keys else ())) if each]

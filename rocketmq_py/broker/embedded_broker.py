@@ -20,7 +20,7 @@ from rocketmq_py.errors import ConfigError, IllegalStateError
 from rocketmq_py.model.config import INT_MAX, check_range
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
 from rocketmq_py.rate_limited_log import RateLimitedLog
-from rocketmq_py.remoting.server import RemotingServer, ServerLoop, bind
+from rocketmq_py.remoting.server import RemotingServer, ServerLoop, Service, bind
 from rocketmq_py.runtime import Runtime, ThreadRuntime
 
 if TYPE_CHECKING:  # imported when it is served
@@ -66,6 +66,7 @@ class EmbeddedBroker:
         max_bytes: beyond so many bytes in the file the oldest messages are deleted, consumed or not; None: never.
         access_keys: secret keys by access key. If given, requests must be signed with one of them.
         enable_retry_topic_v2: popped messages come back by topics ``%RETRY%group+topic``. Java's enableRetryTopicV2.
+        wrap: makes of what serves a port what is to serve it; for tests that put faults in between.
 
     Raises:
         ConfigError: a port, an address, an amount, a time, the access keys or the delay levels are none.
@@ -90,6 +91,7 @@ class EmbeddedBroker:
         max_bytes: int | None = None,
         access_keys: Mapping[str, str] | None = None,
         enable_retry_topic_v2: bool = False,
+        wrap: Callable[[Service], Service] = lambda service: service,
         runtime: Runtime | None = None,
     ) -> None:
         for name, port in (("namesrv_port", namesrv_port), ("broker_port", broker_port), ("grpc_port", grpc_port or 0)):
@@ -122,6 +124,7 @@ class EmbeddedBroker:
         )
         self._is_open = access_keys is None and not ipaddress.ip_address(self._host).is_loopback
         self._synchronous = synchronous
+        self._wrap = wrap
         self._runtime = runtime or ThreadRuntime()
         self._running: _Running | None = None
 
@@ -139,7 +142,14 @@ class EmbeddedBroker:
         running: _Running | None = None
         try:
             running = _Running(
-                self._runtime, loop, self._host, self._ports, self._told_host, self._grpc_port, self._authentication
+                self._runtime,
+                loop,
+                self._host,
+                self._ports,
+                self._told_host,
+                self._wrap,
+                self._grpc_port,
+                self._authentication,
             )
             loop.run(running.start(self._directory, self._make, self._synchronous), START_TIMEOUT_MS)
         except BaseException:
@@ -206,10 +216,12 @@ class _Running:
         host: str,
         ports: tuple[int, int],
         told_host: str,
+        wrap: Callable[[Service], Service],
         grpc_port: int | None,
         authentication: Authentication | None,
     ) -> None:
         self.loop = loop
+        self._wrap = wrap
         self._authentication = authentication
         self.grpc_port = grpc_port
         self._host = host
@@ -254,7 +266,7 @@ class _Running:
             )
             self._controller.start()
             services = (self._controller.name_server, self._controller)
-            self._servers = [RemotingServer(self.loop, service, self._clock) for service in services]
+            self._servers = [RemotingServer(self.loop, self._wrap(service), self._clock) for service in services]
             for server, sock in zip(self._servers, self._sockets, strict=True):
                 await server.serve(sock)
             await self._serve_grpc()

@@ -196,7 +196,7 @@ class ConsumeMessageConcurrentlyService:
         self._count(stats, begin_ms, len(msgs), len(failed))
         self._acknowledge(mq, [msg for index, msg in enumerate(msgs) if index not in failed])
         if failed and self._broadcasting:
-            self._drop_failed(msgs[failed.start], len(failed), mq)
+            self._drop_failed(msgs[failed[0]], len(failed), mq)
         elif failed and (not_sent_back := self._send_back_failed([msgs[index] for index in failed], queue, context)):
             # By identity: messages have no equality. What stays in the window holds the commit back.
             kept = {id(msg) for msg in not_sent_back}

@@ -62,14 +62,14 @@ INSERT INTO deleted VALUES (1, 0, checksum(0));  -- highest message id deleted
 
 _KEYS = """
 CREATE TABLE message_key (
-    bucket INTEGER,                -- id >> 12
-    hash INTEGER,                  -- of topic and key
+    place INTEGER,                 -- id >> 10, in 32 bits behind it a hash of topic and key
     id INTEGER,                    -- of the message
-    PRIMARY KEY (bucket, hash, id)
+    PRIMARY KEY (place, id)
 ) WITHOUT ROWID;
 CREATE TRIGGER message_key_goes AFTER DELETE ON message BEGIN
-    DELETE FROM message_key WHERE bucket = OLD.id >> 12 AND NOT EXISTS (
-        SELECT 1 FROM message WHERE id >= OLD.id >> 12 << 12 AND id < (OLD.id >> 12) + 1 << 12
+    DELETE FROM message_key
+    WHERE place >= OLD.id >> 10 << 32 AND place < (OLD.id >> 10) + 1 << 32 AND NOT EXISTS (
+        SELECT 1 FROM message WHERE id >= OLD.id >> 10 << 10 AND id < (OLD.id >> 10) + 1 << 10
     );
 END;
 """
