@@ -10,6 +10,7 @@ from typing import Any, Self
 from rocketmq_py.client_instance import FORKED, MQClientInstance, TransactionCheck, process_clients
 from rocketmq_py.errors import ConfigError, IllegalStateError, RequestTimeoutError, RocketMQError
 from rocketmq_py.model import names
+from rocketmq_py.model.compression import compress
 from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
 from rocketmq_py.model.message import Message, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
@@ -17,7 +18,6 @@ from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionH
 from rocketmq_py.model.results import SendResult
 from rocketmq_py.model.send_callback import Callback, SendCallback, check_callback
 from rocketmq_py.remoting.async_sender import AsyncSender, ChooseQueue
-from rocketmq_py.remoting.message_codec import compress
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.mq_fault_strategy import DETECTOR_PERIOD_MS
 from rocketmq_py.remoting.outgoing_message import OutgoingMessage, outgoing_batch, outgoing_single

@@ -27,6 +27,7 @@ class Event(Enum):
     POP_TIMED_OUT = "popped messages whose invisible time passed before they were consumed or settled"
     POP_GIVEN_UP = "popped messages acknowledged because they failed too often for too long"
     SETTLE_FAILED = "acknowledgements and delays of popped messages that failed"
+    CORRUPTED = "messages whose bodies could not be read or did not fit their digest"
 
 
 class ConsumerCounters:

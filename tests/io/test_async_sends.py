@@ -24,13 +24,13 @@ from rocketmq_py import (
     TooManyRequestsError,
 )
 from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError
+from rocketmq_py.model.compression import decompress
 from rocketmq_py.model.producer_hooks import (
     CheckForbiddenContext,
     CommunicationMode,
     MessageType,
     SendMessageContext,
 )
-from rocketmq_py.remoting.message_codec import decompress
 from tests.io.calls import in_threads, join
 from tests.io.cluster import MAX_OFFSET, ROUTE, SEND_V2, TOPIC, Script, reply_sent, route
 from tests.io.conftest import MakeCluster, MakeProducer
