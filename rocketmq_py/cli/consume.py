@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rocketmq_py.cli.signals import end_wish
 from rocketmq_py.errors import RocketMQError
@@ -25,7 +25,7 @@ from rocketmq_py.push_consumer import DefaultMQPushConsumer
 
 
 def consume(
-    namesrv: str | None,
+    address: Mapping[str, str | None],
     topic: str,
     group: str,
     *,
@@ -40,6 +40,8 @@ def consume(
 ) -> bool:
     """Print messages until ``count`` came, the time is over, or a signal asks for the end.
 
+    ``address`` is ``namesrv_addr`` or ``endpoints``.
+
     Returns:
         False when the time was over before ``count`` came, or nobody reads any more.
 
@@ -49,7 +51,7 @@ def consume(
     done = threading.Event()
     printer = _Printer(count, as_json, done.set)
     model = MessageModel.BROADCASTING if broadcast else MessageModel.CLUSTERING
-    consumer = DefaultMQPushConsumer(group, namesrv_addr=namesrv, consume_from_where=where, message_model=model)
+    consumer = DefaultMQPushConsumer(group, **address, consume_from_where=where, message_model=model)
     if moment is not None:
         consumer.consume_timestamp = moment
     consumer.subscribe(topic, tags)

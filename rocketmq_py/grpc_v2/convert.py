@@ -7,15 +7,16 @@ What a producer set as system property appears under the name that it has in the
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from rocketmq_py.errors import ProtocolError, RocketMQError
-from rocketmq_py.grpc_v2.bodies import check_digest, decoded
+from rocketmq_py.grpc_v2.bodies import check_digest, decoded, digest_of
 from rocketmq_py.grpc_v2.endpoints import Endpoints
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.codes import MessageSysFlag
-from rocketmq_py.model.message import MessageConst, MessageExt, PullBounds, pack_host
+from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
+from rocketmq_py.model.message import RESERVED_PROPERTIES, MessageConst, MessageExt, PullBounds, pack_host
 from rocketmq_py.model.retry_policy import ConsumerTerms, ProducerTerms, RetryPolicy
 from rocketmq_py.model.subscription import SQL92, SubscriptionData
 
@@ -123,6 +124,73 @@ def _packed(text: str) -> bytes:
         return address.packed + int(port).to_bytes(4, "big")
     except (ValueError, OverflowError):
         return _NO_HOST
+
+
+class Outgoing(Protocol):
+    """What is sent: a producer's message with the properties that it has in the remoting protocol."""
+
+    @property
+    def topic(self) -> str: ...  # noqa: D102
+    @property
+    def body(self) -> bytes: ...  # noqa: D102
+    @property
+    def properties(self) -> Mapping[str, str]: ...  # noqa: D102
+
+
+_DELAY_LEVELS_MS = parse_delay_levels(DEFAULT_DELAY_LEVELS)
+
+# What becomes a system property, or means nothing to a proxy.
+_NOT_THE_USERS = RESERVED_PROPERTIES | {MessageConst.SHARDING_KEY, MessageConst.PRIORITY, MessageConst.TRANSACTION_ID}
+
+
+def outgoing(message: Outgoing, topic: str, now_ms: int, born_host: str) -> pb.Message:
+    """A message as it travels; its type follows from what it has. Bodies are never compressed here: a proxy could not
+    say with what.
+
+    Args:
+        message: with its unique id.
+        topic: as servers know it.
+        now_ms: ms since 1970.
+        born_host: this machine's address.
+    """
+    properties = message.properties
+    users = {name: value for name, value in properties.items() if name not in _NOT_THE_USERS}
+    result = pb.Message(topic=resource(topic), body=message.body, user_properties=users)
+    system = result.system_properties
+    system.message_id = properties[MessageConst.UNIQ_KEY]
+    system.body_digest.CopyFrom(digest_of(message.body))
+    system.body_encoding = pb.IDENTITY
+    system.born_timestamp.FromMilliseconds(now_ms)
+    system.born_host = born_host
+    system.message_type = pb.NORMAL
+    if tag := properties.get(MessageConst.TAGS):
+        system.tag = tag
+    if keys := properties.get(MessageConst.KEYS):
+        system.keys.extend(keys.split())
+    if (priority := properties.get(MessageConst.PRIORITY)) is not None:
+        system.priority = int(priority)
+        system.message_type = pb.PRIORITY
+    if (group := properties.get(MessageConst.SHARDING_KEY)) is not None:
+        system.message_group = group
+        system.message_type = pb.FIFO
+    if (deliver_ms := _deliver_ms(properties, now_ms)) is not None:
+        system.delivery_timestamp.FromMilliseconds(deliver_ms)
+        system.message_type = pb.DELAY
+    if properties.get(MessageConst.TRANSACTION_PREPARED) == "true":
+        system.message_type = pb.TRANSACTION
+    return result
+
+
+def _deliver_ms(properties: Mapping[str, str], now_ms: int) -> int | None:
+    """When it is to be delivered, if it says so."""
+    if level := properties.get(MessageConst.DELAY_TIME_LEVEL):
+        return now_ms + _DELAY_LEVELS_MS[min(int(level), len(_DELAY_LEVELS_MS)) - 1]
+    if seconds := properties.get(MessageConst.TIMER_DELAY_SEC):
+        return now_ms + int(seconds) * 1_000
+    if delay_ms := properties.get(MessageConst.TIMER_DELAY_MS):
+        return now_ms + int(delay_ms)
+    moment = properties.get(MessageConst.TIMER_DELIVER_MS)
+    return None if moment is None else int(moment)
 
 
 def filter_expression(subscription: SubscriptionData) -> pb.FilterExpression:

@@ -62,7 +62,7 @@ class _Job(NamedTuple):
 
 
 class ReceiptApi:
-    """Receives and settles for one consumer. Nothing blocks but the threads that receive: one for each pop under way.
+    """Receives and settles for one consumer. Only ``receive`` blocks; each pop under way has a thread for it.
 
     Lock: ``_lock`` guards the calls under way, the number of threads, and the batchers.
 
@@ -77,10 +77,11 @@ class ReceiptApi:
         self._lock = Mutex()
         self._ended = False
         self._pops = 0
-        self._threads = 1
+        self._threads = 0
         self._calls: set[Call] = set()
         self._batchers: dict[tuple[Endpoints, str], AckBatcher] = {}
-        self._pool: WorkerPool[_Job] = runtime.worker_pool("GrpcReceive_", 1, self._receive)
+        self._runtime = runtime
+        self._pool: WorkerPool[_Job] | None = None
 
     @property
     def receives_under_way(self) -> int:
@@ -94,15 +95,18 @@ class ReceiptApi:
         """See ``consumer.ports.PopSource.pop_message``."""
         with self._lock:
             self._pops += 1
+            if self._pool is None:
+                self._pool = self._runtime.worker_pool("GrpcReceive_", 1, self._receive)
+            pool = self._pool
             if self._pops > self._threads:
                 self._threads = self._pops
-                self._pool.resize(self._threads)
-        self._pool.submit(_Job(call, on_result, on_error))
+                pool.resize(self._threads)
+        pool.submit(_Job(call, on_result, on_error))
 
     def _receive(self, job: _Job) -> None:
         outcome: PopResult | Exception
         try:
-            outcome = self._received(job.call)
+            outcome = self.receive(job.call)
         except RocketMQError as error:
             outcome = error
         with self._lock:
@@ -115,9 +119,18 @@ class ReceiptApi:
         else:
             job.on_error(outcome)
 
-    def _received(self, call: Pop) -> PopResult:
+    def receive(self, call: Pop, invisible_ms: int | None = None) -> PopResult:
+        """Ask for messages and wait for them.
+
+        Args:
+            call: what to ask for.
+            invisible_ms: how long nobody else gets them; None: the server renews that by itself.
+
+        Raises:
+            RocketMQError: it failed, and nothing came.
+        """
         session = self._client.session_of(call.mq.broker_name)
-        request = receive_request(call)
+        request = receive_request(call, invisible_ms)
         stream = session.rpc.stream("ReceiveMessage", request, call.timeout_ms)
         with self._lock:
             ended = self._ended
@@ -219,7 +232,10 @@ class ReceiptApi:
 
     def shutdown(self, await_ms: int) -> None:
         """End the threads."""
-        self._pool.shutdown(await_ms)
+        with self._lock:
+            pool = self._pool
+        if pool is not None:
+            pool.shutdown(await_ms)
 
 
 class _Answer:
@@ -251,15 +267,17 @@ class _Answer:
             self.status = response.status
 
 
-def receive_request(call: Pop) -> pb.ReceiveMessageRequest:
-    """What is asked of a server that renews leases by itself."""
+def receive_request(call: Pop, invisible_ms: int | None = None) -> pb.ReceiveMessageRequest:
+    """What is asked of a server; without ``invisible_ms`` it renews leases by itself."""
     request = pb.ReceiveMessageRequest(
         group=resource(call.group),
         filter_expression=filter_expression(call.subscription),
         batch_size=call.max_nums,
-        auto_renew=True,
+        auto_renew=invisible_ms is None,
         attempt_id=call.attempt,
     )
+    if invisible_ms is not None:
+        request.invisible_duration.FromMilliseconds(invisible_ms)
     request.message_queue.topic.name = call.mq.topic
     request.message_queue.id = call.mq.queue_id
     request.message_queue.permission = pb.READ_WRITE

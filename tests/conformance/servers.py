@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
+from typing import Any
 
 from tests.apache.cluster import ApacheCluster
 from tests.embedded import EmbeddedProcess
@@ -30,7 +31,7 @@ class Server(ABC):
         """What a client is given."""
 
     @property
-    def consumer_address(self) -> dict[str, str]:
+    def consumer_address(self) -> dict[str, Any]:
         """Where a consumer connects to, as its setting."""
         return {"namesrv_addr": self.namesrv_addr}
 
@@ -158,7 +159,7 @@ class ApacheProxyGrpc(ApacheProxyRemoting):
     rebalance_bound_s = 15
 
     @property
-    def consumer_address(self) -> dict[str, str]:
+    def consumer_address(self) -> dict[str, Any]:
         return {"endpoints": self.cluster.proxy_grpc_addr}
 
 

@@ -202,7 +202,9 @@ class GrpcServer:
                     answer = script(command, context) if script is not None else None
                     if answer is None and command.HasField("settings"):
                         answer = pb.TelemetryCommand(status=OK, settings=command.settings)
-                        answer.settings.MergeFrom(self.terms)
+                        answer.settings.backoff_policy.CopyFrom(self.terms.backoff_policy)
+                        if command.settings.HasField("subscription"):
+                            answer.settings.subscription.MergeFrom(self.terms.subscription)
                     with self._changed:
                         if answer:
                             outgoing.append(answer)
