@@ -37,5 +37,5 @@ def test_messages_are_sent_and_consumed_at_endpoints(server: GrpcServer) -> None
     assert {line["body"].split(".")[0] for line in lines} == {"message 0 ", "message 1 ", "message 2 "}
     assert {line["tags"] for line in lines} == {"A"}
     refused = run("consume", "--endpoints", server.endpoints, "--topic", "topic", "--group", "group", "--broadcast")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "no broadcasting" in refused.stderr

@@ -435,6 +435,7 @@ def test_an_orderly_listener_needs_a_group_that_consumes_in_order(
 @pytest.mark.behaviour("GC-13")
 def test_a_server_may_ask_for_the_stacks_of_all_threads(server: GrpcServer, start_consumer: StartConsumer) -> None:
     start_consumer(Collector())
+    eventually(lambda: server.receiving > 0, 10, "receives")
     command = pb.TelemetryCommand()
     command.print_thread_stack_trace_command.nonce = "7"
     server.command(command)
