@@ -95,7 +95,9 @@ class RpcClient:
         return channel, calls
 
     def reset(self) -> None:
-        """Give the connection up and make a new one; calls under way fail."""
+        """Give the connection up and make a new one; calls under way fail. Not on a thread of gRPC: it would wait for
+        itself.
+        """
         with self._lock:
             if self._closed:
                 return

@@ -222,7 +222,8 @@ class Session:
                 self._heartbeats_failed, self._reset_ms = 0, now_ms
         if silent:
             _log.warning("%s has been silent for long, a new connection is made", self.rpc.address)
-            self.rpc.reset()
+            # Closing a channel waits for the thread that this runs on.
+            self._runtime.start_thread(f"GrpcReset_{self.rpc.address}", self.rpc.reset)
 
     # End.
 

@@ -30,6 +30,7 @@ from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.results import Messages
 from tests.conformance.collector import Collector, eventually
 from tests.grpc.conftest import StartConsumer
+from tests.grpc.relay import Relay
 from tests.grpc.server import OK, GrpcServer
 
 SUCCESS = ConsumeConcurrentlyStatus.CONSUME_SUCCESS
@@ -474,3 +475,26 @@ def test_a_group_that_begins_to_consume_in_order_is_consumed_so_from_then_on(
     assert [msg.body for msg in collector.deliveries if msg.body in {b"1", b"2"}] == [b"1", b"1", b"1", b"2"]
     assert server.count("ChangeInvisibleDuration") == 0
     assert server.count("ForwardMessageToDeadLetterQueue") == 1
+
+
+@pytest.mark.behaviour("GW-12")
+def test_a_connection_that_fell_silent_is_made_anew_and_consumption_goes_on(
+    server: GrpcServer, start_consumer: StartConsumer
+) -> None:
+    with Relay(server.endpoints) as relay:
+        collector = Collector()
+        start_consumer(
+            collector, endpoints=relay.endpoints, heartbeat_broker_interval=400, mq_client_api_timeout=400,
+            await_termination_millis_when_shutdown=100,
+        )  # fmt: skip
+        put(server, *bodies(5))
+        collector.wait_for_bodies(bodies(5))
+        before = relay.connections
+        relay.freeze()
+
+        def comes() -> bool:
+            put(server, b"after")  # what was given to the dead connection comes again, as a real server would have it
+            return b"after" in collector.bodies()
+
+        eventually(comes, 30, "consumption goes on")
+        assert relay.connections > before
