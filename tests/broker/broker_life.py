@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,8 +74,15 @@ class Life:
     """A broker from its opening on, and one member of a group at work on it."""
 
     def __init__(
-        self, directory: Path, known: Known, chance: random.Random, clock: ManualClock, vfs: str | None = None
+        self,
+        directory: Path,
+        known: Known,
+        chance: random.Random,
+        clock: ManualClock,
+        vfs: str | None = None,
+        sizes: Sequence[int] = (20, 200, 1_000, 40_000),  # small, as most are; more than a page
     ) -> None:
+        self._sizes = sizes
         self._known = known
         self._chance = chance
         self._clock = clock
@@ -136,8 +143,7 @@ class Life:
         self._member.request(310, fields, self._acknowledged(note), body)
 
     def _body(self) -> bytes:
-        # Small, as most are; more than a page.
-        return self._chance.randbytes(self._chance.choice([20, 200, 1_000, 40_000]))
+        return self._chance.randbytes(self._chance.choice(self._sizes))
 
     def _pull(self) -> None:
         queue = self._chance.choice(QUEUES)
