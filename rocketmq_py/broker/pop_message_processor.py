@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required, success
+from rocketmq_py.broker.channel import Channel, Handler, held_bytes, integer, refusal, required, success
 from rocketmq_py.broker.commit_log import Arrival
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.message_filter import read_filter
@@ -48,6 +48,7 @@ class PopRequest:
         poll_ms: how long it may be kept waiting from then on; 0 to be answered at once.
         expression: None or empty for everything.
         attempt_id: of an orderly pop; the same one gets the same messages again.
+        size: bytes that it has in memory while it waits, roughly.
     """
 
     group: str
@@ -62,7 +63,10 @@ class PopRequest:
     init_mode: int = ConsumeInitMode.MAX
     order: bool = False
     attempt_id: str | None = None
+    size: int = 0
 
+
+_TAG_BYTES = 150
 
 PopAnswer = Callable[[ResponseCode, PopResult], None]
 """Told SUCCESS with messages, or POLLING_TIMEOUT or POLLING_FULL without any."""
@@ -147,7 +151,7 @@ class PopMessageProcessor:
     ) -> None:
         polled = self.polling.polling(
             PollingKey(request.topic, request.group, request.queue_id), request.born_ms, request.poll_ms,
-            call.message_filter, lambda: self.pop(request, owner, answer, refused), owner,
+            call.message_filter, lambda: self.pop(request, owner, answer, refused), owner, request.size,
         )  # fmt: skip
         if polled is PollingResult.POLLING_FULL:
             answer(ResponseCode.POLLING_FULL, result)
@@ -211,6 +215,8 @@ class PopMessageProcessor:
             integer(request, "initMode", ConsumeInitMode.MIN, bits=32),
             fields.get("order", "").lower() == "true",
             fields.get("attemptId"),
+            # Of a tag there are a text and a number, in two sets.
+            held_bytes(request) + _TAG_BYTES * fields.get("exp", "").count("||"),
         )
 
         def answer(code: ResponseCode, result: PopResult) -> None:
@@ -257,7 +263,7 @@ class PopMessageProcessor:
 
         polled = self._notifications.polling(
             PollingKey(topic, group, max(queue_id, ALL_QUEUES)), born_ms, integer(request, "pollTime"), None, again,
-            channel,
+            channel, held_bytes(request),
         )  # fmt: skip
         if polled is PollingResult.POLLING_SUC:
             return None
