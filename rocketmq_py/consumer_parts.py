@@ -351,6 +351,7 @@ class ConsumerParts:
 
     def consumer_status(self, topic: str) -> dict[MessageQueue, int]:
         """See ``OperatedConsumer.consumer_status``."""
+        self.rebalance.windows()  # settles: the store has what is finished
         return self._offset_store.clone_offset_table(topic)
 
     def consume_message_directly(self, msg: MessageExt) -> ConsumeMessageDirectlyResult:

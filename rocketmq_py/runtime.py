@@ -96,6 +96,10 @@ class WorkerPool(Protocol[T_contra]):
         """Queue several items, each of which any worker may take; returns as ``submit``."""
         ...
 
+    def backlog(self) -> int:
+        """Items that no worker has taken yet."""
+        ...
+
     def resize(self, size: int) -> None:
         """Have so many workers from now on, at least 1. Those too many end when they have done what was queued."""
         ...
@@ -311,6 +315,9 @@ class _WorkerPool(Generic[T]):
         self._items.extend(items)
         self._wake()
         return True
+
+    def backlog(self) -> int:
+        return len(self._items)
 
     def resize(self, size: int) -> None:
         with self._lock:

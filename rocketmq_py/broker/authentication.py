@@ -1,7 +1,7 @@
 """Who may ask anything: access keys and the signatures made with their secrets.
 
-Source: DefaultAuthenticationContextBuilder, DefaultAuthenticationHandler, AuthenticationPipeline. Upstream's name
-server checks nothing; here it does: the official clients sign what they ask there, too.
+Source: DefaultAuthenticationContextBuilder, DefaultAuthenticationHandler, AuthenticationPipeline. The name server
+checks nothing, as upstream's: a Java client whose questions for routes are refused does not say why.
 """
 
 from __future__ import annotations

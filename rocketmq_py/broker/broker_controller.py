@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from rocketmq_py.broker.ack_message_processor import AckMessageProcessor
-from rocketmq_py.broker.admin_broker_processor import AdminBrokerProcessor
 from rocketmq_py.broker.authentication import Authentication
+from rocketmq_py.broker.broker2client import Broker2Client
+from rocketmq_py.broker.broker_config import BrokerConfig
+from rocketmq_py.broker.broker_info_processor import BrokerInfoProcessor
+from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, refusal
 from rocketmq_py.broker.clean_commit_log_service import CleanCommitLogService
 from rocketmq_py.broker.client_manage_processor import ClientManageProcessor
 from rocketmq_py.broker.commit_log import Arrival, CommitLog
+from rocketmq_py.broker.connection_processor import ConnectionProcessor
 from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
 from rocketmq_py.broker.delayed_messages import DelayedMessages
+from rocketmq_py.broker.group_processor import GroupProcessor
+from rocketmq_py.broker.kv_config_manager import KVConfigManager
 from rocketmq_py.broker.loop import Loop
+from rocketmq_py.broker.message_request_mode_manager import MessageRequestModeManager
 from rocketmq_py.broker.name_server import NameServer
+from rocketmq_py.broker.offset_processor import OffsetProcessor
 from rocketmq_py.broker.pop_consumer_service import PopConsumerService
 from rocketmq_py.broker.pop_message_processor import PopMessageProcessor
+from rocketmq_py.broker.producer_manager import ProducerManager
 from rocketmq_py.broker.pull_message_processor import PullMessageProcessor
+from rocketmq_py.broker.query_assignment_processor import QueryAssignmentProcessor
+from rocketmq_py.broker.query_message_processor import QueryMessageProcessor
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.broker.recall_message_processor import RecallMessageProcessor
+from rocketmq_py.broker.reply_message_processor import ReplyMessageProcessor
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
 from rocketmq_py.broker.send_message_processor import SendMessageProcessor
 from rocketmq_py.broker.store import MessageStore
 from rocketmq_py.broker.timer_message_store import TimerMessageStore
 from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC, TIMER_TOPIC, TopicConfigManager
+from rocketmq_py.broker.topic_processor import TopicProcessor
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, RocketMQError
+from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.message import pack_host
 from rocketmq_py.remoting.frame import RemotingCommand
@@ -39,6 +54,14 @@ BROKER_NAME = "broker-a"
 CHANNEL_SCAN_INTERVAL_MS = 10_000
 
 _log = logging.getLogger(__name__)
+
+
+class Processor(Protocol):
+    """Whoever answers some requests."""
+
+    def handlers(self) -> dict[int, Handler]:
+        """What it answers, by code."""
+        ...
 
 
 class Dispatcher:
@@ -53,8 +76,9 @@ class Dispatcher:
         self._authentication = authentication
 
     def on_request(self, channel: Channel, request: RemotingCommand) -> None:
-        """Answer a request; answers of clients are for nobody, because nothing is asked of them."""
+        """Answer a request, or take the answer to one of ours."""
         if request.is_response:
+            self.on_response(channel, request)
             return
         handler = self._handlers.get(request.code)
         answer: RemotingCommand | None
@@ -76,6 +100,9 @@ class Dispatcher:
         if answer is not None and not request.is_oneway:
             channel.write(answer)
 
+    def on_response(self, channel: Channel, response: RemotingCommand) -> None:
+        """An answer of a client: for nobody here, because nothing is asked."""
+
     def on_close(self, channel: Channel) -> None:
         """Nothing is kept per connection."""
 
@@ -88,7 +115,7 @@ class BrokerController(Dispatcher):
         port: of the broker.
         delay_levels_ms: delays by level, from 1 on.
         reserved_ms, max_bytes: what is kept, see ``CleanCommitLogService``.
-        authentication: of both ports.
+        authentication: of the broker; the name server answers everybody, as upstream's does.
         enable_retry_topic_v2: what was popped comes back by retry topics of the second form.
 
     Attributes:
@@ -110,58 +137,81 @@ class BrokerController(Dispatcher):
         enable_retry_topic_v2: bool = False,
     ) -> None:
         store_host = pack_host((host, port))
+        address = join_address(host, port)
+        levels = " ".join(f"{each // 1_000}s" for each in delay_levels_ms)
+        config = BrokerConfig(CLUSTER_NAME, BROKER_NAME, address, others={"messageDelayLevel": levels})
         self._loop = loop
-        self.commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
-        topics = TopicConfigManager(store, self.commit_log)
-        self._consumers = ConsumerManager(clock)
-        self._offsets = ConsumerOffsetManager(store, self.commit_log, loop)
-        self._schedule = ScheduleMessageService(
-            self.commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
+        self._clock = clock
+        self.commit_log = commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
+        topics = TopicConfigManager(store, commit_log, clock)
+        self._stats = stats = BrokerStatsManager(loop, clock)
+        self._broker2client = broker2client = Broker2Client(loop)
+        self._consumers = consumers = ConsumerManager(broker2client)
+        self._producers = producers = ProducerManager()
+        self._offsets = offsets = ConsumerOffsetManager(store, commit_log, loop)
+        self._schedule = schedule = ScheduleMessageService(
+            commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
         )
-        self._timers = TimerMessageStore(store.timers, self.commit_log, loop, clock)
+        self._timers = TimerMessageStore(store.timers, commit_log, loop, clock)
         self.cleaner = CleanCommitLogService(
-            store=store, commit_log=self.commit_log, loop=loop, clock=clock, reserved_ms=reserved_ms,
-            max_bytes=max_bytes,
-        )  # fmt: skip
-        self.cleaner.keep(self._schedule.first_needed, SCHEDULE_TOPIC)
+            store=store, commit_log=commit_log, loop=loop, clock=clock, reserved_ms=reserved_ms, max_bytes=max_bytes
+        )
+        self.cleaner.keep(schedule.first_needed, SCHEDULE_TOPIC)
         self.cleaner.keep(self._timers.first_needed, TIMER_TOPIC)
         locks = RebalanceLockManager(clock=clock)
         self._pulls = PullMessageProcessor(
-            loop=loop, clock=clock, commit_log=self.commit_log, topics=topics, consumers=self._consumers,
-            offsets=self._offsets,
+            loop=loop, clock=clock, commit_log=commit_log, topics=topics, consumers=consumers, offsets=offsets,
+            stats=stats,
         )  # fmt: skip
         sends = SendMessageProcessor(
-            clock=clock, commit_log=self.commit_log, topics=topics, schedule=self._schedule,
-            delays=DelayedMessages(self._schedule, self._timers), locks=locks, cluster=CLUSTER_NAME,
+            clock=clock, commit_log=commit_log, topics=topics, schedule=schedule,
+            delays=DelayedMessages(schedule, self._timers), locks=locks, cluster=CLUSTER_NAME,
             broker_name=BROKER_NAME, store_host=store_host,
         )  # fmt: skip
-        clients = ClientManageProcessor(
-            commit_log=self.commit_log, topics=topics, consumers=self._consumers, offsets=self._offsets, locks=locks
-        )
-        recalls = RecallMessageProcessor(topics=topics, timers=self._timers, broker_name=BROKER_NAME)
         self.pop_service = PopConsumerService(
-            table=store.pops, commit_log=self.commit_log, loop=loop, clock=clock, topics=topics,
-            offsets=self._offsets, broker_name=BROKER_NAME, on_revived=self._on_revived,
-            enable_retry_topic_v2=enable_retry_topic_v2,
+            table=store.pops, commit_log=commit_log, loop=loop, clock=clock, topics=topics, offsets=offsets,
+            broker_name=BROKER_NAME, on_revived=self._on_revived, enable_retry_topic_v2=enable_retry_topic_v2,
         )  # fmt: skip
-        self.pops = PopMessageProcessor(loop=loop, clock=clock, topics=topics, service=self.pop_service)
+        self.pops = PopMessageProcessor(loop=loop, clock=clock, topics=topics, service=self.pop_service, stats=stats)
         self.cleaner.keep(self.pop_service.first_needed)
-        acks = AckMessageProcessor(self.pop_service)
-        admin = AdminBrokerProcessor(commit_log=self.commit_log, topics=topics)
+        processors: list[Processor] = [
+            sends,
+            RecallMessageProcessor(topics=topics, timers=self._timers, broker_name=BROKER_NAME),
+            self._pulls,
+            self.pops,
+            AckMessageProcessor(self.pop_service),
+            ReplyMessageProcessor(
+                clock=clock, sends=sends, producers=producers, broker2client=broker2client, broker_addr=address
+            ),
+            QueryMessageProcessor(commit_log),
+            ClientManageProcessor(clock=clock, topics=topics, consumers=consumers, producers=producers, locks=locks),
+            QueryAssignmentProcessor(
+                config=config, topics=topics, consumers=consumers, modes=MessageRequestModeManager(store, commit_log)
+            ),
+            TopicProcessor(
+                commit_log=commit_log, topics=topics, offsets=offsets, pops=self.pop_service, stats=stats,
+                broker_name=BROKER_NAME,
+            ),
+            GroupProcessor(topics=topics, offsets=offsets, stats=stats),
+            OffsetProcessor(
+                clock=clock, config=config, commit_log=commit_log, topics=topics, consumers=consumers,
+                offsets=offsets, stats=stats, broker2client=broker2client,
+            ),
+            ConnectionProcessor(
+                clock=clock, commit_log=commit_log, topics=topics, consumers=consumers, producers=producers,
+                broker2client=broker2client, broker_name=BROKER_NAME,
+            ),
+            BrokerInfoProcessor(
+                clock=clock, config=config, commit_log=commit_log, schedule=schedule, stats=stats,
+                directory=store.directory,
+            ),
+        ]  # fmt: skip
         super().__init__(
-            {
-                **sends.handlers(),
-                **recalls.handlers(),
-                **self._pulls.handlers(),
-                **self.pops.handlers(),
-                **acks.handlers(),
-                **clients.handlers(),
-                **admin.handlers(),
-            },
-            authentication,
+            {code: handler for each in processors for code, handler in each.handlers().items()}, authentication
         )
-        name_server = NameServer(topics, CLUSTER_NAME, BROKER_NAME, join_address(host, port))
-        self.name_server = Dispatcher(name_server.handlers(), authentication)
+        topics.ensure_topic(CLUSTER_NAME + names.REPLY_TOPIC_POSTFIX, 1)
+        name_server = NameServer(topics, KVConfigManager(store, commit_log), CLUSTER_NAME, BROKER_NAME, address)
+        self.name_server = Dispatcher(name_server.handlers())
 
     def start(self) -> None:
         """Begin what runs by itself."""
@@ -169,15 +219,21 @@ class BrokerController(Dispatcher):
         self._schedule.start()
         self._timers.start()
         self.pop_service.start()
+        self._stats.start()
         self.cleaner.start()
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
 
     def _scan_channels(self) -> None:
         self._loop.call_later(CHANNEL_SCAN_INTERVAL_MS, self._scan_channels)
-        self._consumers.scan_not_active_channels()
+        now_ms = self._clock.monotonic_ms()
+        for channel in self._consumers.silent(now_ms) | self._producers.silent(now_ms):
+            _log.warning("no heartbeat from %s, its connection is closed", channel.remote_address)
+            self.on_close(channel)
+            channel.close()
 
     def _on_arrival(self, arrivals: Sequence[Arrival]) -> None:
         for arrival in arrivals:
+            self._stats.inc_topic_put_nums(arrival.key.topic, 1)
             if arrival.key.topic == SCHEDULE_TOPIC:
                 self._schedule.on_arrival(arrival)
             elif arrival.key.topic == TIMER_TOPIC:
@@ -193,6 +249,12 @@ class BrokerController(Dispatcher):
         self._pulls.holds.channel_closed(channel)
         self.pops.channel_closed(channel)
         self._consumers.channel_closed(channel)
+        self._producers.channel_closed(channel)
+        self._broker2client.channel_closed(channel)
+
+    def on_response(self, channel: Channel, response: RemotingCommand) -> None:
+        """An answer of a client to a request of ours."""
+        self._broker2client.on_response(channel, response)
 
     def when_stored(self, job: Callable[[], None]) -> None:
         """Store committed offsets, and run a job once everything is on the disk."""

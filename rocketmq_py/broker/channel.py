@@ -65,6 +65,25 @@ def answer_when_stored(
     return stored
 
 
+def when_all(count: int, stored: Callable[[StoreError | None], None]) -> Callable[[StoreError | None], None]:
+    """What to call ``count`` times for ``stored`` to be called once, with the first error if there was one.
+
+    With a count of 0 it is called at once.
+    """
+    left, first = count, None
+
+    def one(error: StoreError | None) -> None:
+        nonlocal left, first
+        left -= 1
+        first = first or error
+        if left == 0:
+            stored(first)
+
+    if count == 0:
+        stored(None)
+    return one
+
+
 def required(request: RemotingCommand, name: str) -> str:
     """A field that must be there and not empty."""
     value = request.ext_fields.get(name)

@@ -1,18 +1,18 @@
-"""Heartbeats, members, committed offsets and locks.
+"""Heartbeats, members and locks.
 
-Source: ClientManageProcessor, ConsumerManageProcessor, and the lock requests of AdminBrokerProcessor.
+Source: ClientManageProcessor, the list of ConsumerManageProcessor, and the lock requests of AdminBrokerProcessor.
 """
 
 from __future__ import annotations
 
-from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required, success
-from rocketmq_py.broker.commit_log import CommitLog
+from rocketmq_py.broker.channel import Channel, Handler, refusal, required, success
+from rocketmq_py.broker.client_channel_info import ClientChannelInfo
 from rocketmq_py.broker.consumer_manager import ConsumerManager
-from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
 from rocketmq_py.broker.message_filter import is_tag_type, read_filter
+from rocketmq_py.broker.producer_manager import ProducerManager
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
-from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.broker.topic_config import TopicConfigManager
+from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import RequestCode, ResponseCode
@@ -31,16 +31,16 @@ class ClientManageProcessor:
     def __init__(
         self,
         *,
-        commit_log: CommitLog,
+        clock: Clock,
         topics: TopicConfigManager,
         consumers: ConsumerManager,
-        offsets: ConsumerOffsetManager,
+        producers: ProducerManager,
         locks: RebalanceLockManager,
     ) -> None:
-        self._commit_log = commit_log
         self._topics = topics
+        self._clock = clock
         self._consumers = consumers
-        self._offsets = offsets
+        self._producers = producers
         self._locks = locks
 
     def handlers(self) -> dict[int, Handler]:
@@ -50,28 +50,32 @@ class ClientManageProcessor:
             RequestCode.UNREGISTER_CLIENT: self.unregister_client,
             RequestCode.CHECK_CLIENT_CONFIG: self.check_client_config,
             RequestCode.GET_CONSUMER_LIST_BY_GROUP: self.get_consumer_list_by_group,
-            RequestCode.QUERY_CONSUMER_OFFSET: self.query_consumer_offset,
-            RequestCode.UPDATE_CONSUMER_OFFSET: self.update_consumer_offset,
             RequestCode.LOCK_BATCH_MQ: self.lock_batch_mq,
             RequestCode.UNLOCK_BATCH_MQ: self.unlock_batch_mq,
         }
 
     def heart_beat(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Note who consumes what; makes groups and their retry topics."""
-        client_id, consumers = bodies.parse_heartbeat(_bounded(request))
+        client_id, producer_groups, consumers = bodies.parse_heartbeat(_bounded(request))
         if len(client_id) > CLIENT_ID_MAX_LENGTH:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the client id is longer than {CLIENT_ID_MAX_LENGTH}")
+        info = ClientChannelInfo(channel, client_id, request.language, request.version, self._clock.monotonic_ms())
         for data in consumers:
             group = self._topics.ensure_group(data.group)
             if group is None:
                 continue
             self._topics.ensure_topic(names.retry_topic(data.group), group.retryQueueNums)
-            self._consumers.register(channel, client_id, data, notify=group.notifyConsumerIdsChangedEnable)
+            self._consumers.register(info, data, notify=group.notifyConsumerIdsChangedEnable)
+        for name in producer_groups:
+            self._producers.register(name, info)
         # No version 2: clients send everything each time.
         return success(request, {"IS_SUPPORT_HEART_BEAT_V2": "false", "IS_SUB_CHANGE": "true"})
 
     def unregister_client(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
-        """A member leaves."""
+        """A member or a producer leaves."""
+        producer_group = request.ext_fields.get("producerGroup")
+        if producer_group:
+            self._producers.unregister(producer_group, channel)
         name = request.ext_fields.get("consumerGroup")
         if name:
             group = self._topics.group(name)
@@ -92,42 +96,6 @@ class ClientManageProcessor:
         if not client_ids:
             return refusal(request, ResponseCode.SYSTEM_ERROR, f"no consumer for this group, {group}")
         return success(request, body=bodies.encode_consumer_id_list(client_ids))
-
-    def query_consumer_offset(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
-        """Tell a committed offset."""
-        key = self._queue(request)
-        offset = self._offsets.query_offset(required(request, "consumerGroup"), key)
-        if offset < 0 and request.ext_fields.get("setZeroIfNotFound") != "false" and self._is_young(key):
-            offset = 0
-        if offset < 0:
-            return refusal(request, ResponseCode.QUERY_NOT_FOUND, "Not found, maybe this group consumer boot first")
-        return success(request, {"offset": offset})
-
-    def _is_young(self, key: QueueKey) -> bool:
-        """Message 0 is still there: a new group begins there, whatever it asked for. Source: queryConsumerOffset."""
-        return self._commit_log.min_offset(key) == 0 and self._commit_log.max_offset(key) > 0
-
-    def update_consumer_offset(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
-        """Commit an offset."""
-        group, key = required(request, "consumerGroup"), self._queue(request)
-        if self._topics.group(group) is None:
-            raise BrokerError(ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"Group {group} not exist!")
-        topic = self._topics.topic(key.topic)
-        if topic is None:
-            raise BrokerError(ResponseCode.TOPIC_NOT_EXIST, f"Topic {key.topic} not exist!")
-        if not 0 <= key.queue_id < topic.queues:  # upstream takes any: offsets without number
-            raise BrokerError(
-                ResponseCode.INVALID_PARAMETER, f"topic {key.topic} has {topic.queues} queues, {key.queue_id} is none"
-            )
-        offset = integer(request, "commitOffset")
-        if offset < 0:
-            raise BrokerError(ResponseCode.SYSTEM_ERROR, f"{offset} is no offset")
-        self._offsets.commit_offset(group, key, offset)
-        return success(request)
-
-    @staticmethod
-    def _queue(request: RemotingCommand) -> QueueKey:
-        return QueueKey(required(request, "topic"), integer(request, "queueId", bits=32))
 
     def lock_batch_mq(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Lock queues for an orderly consumer; answers which it holds."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum
+from rocketmq_py.broker.store.key_table import KeyRow, key_row
 from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue, note_ends
 from rocketmq_py.broker.store.timer_table import TimerRow, put_timers
 from rocketmq_py.clock import Clock
@@ -33,6 +34,9 @@ clients commit and what is deleted needs room, too, and the WAL has 64 MiB befor
 NOTE_ENDS_INTERVAL_MS = 1_000
 """So often the ends of queues are written down, with whatever else is written: SQLite has no checksums, and damage in
 an index may hide the end of a queue. Of what is younger nothing tells."""
+
+QUERY_MAX_BYTES = 8 * 1024 * 1024
+"""Messages that a query by key finds at most, in bytes: an answer is one frame."""
 
 BUSY_RETRY_MS = 20
 """While another program writes to the store, what waits goes on waiting and is tried again after this."""
@@ -159,6 +163,37 @@ class CommitLog:
         """One committed message. Raises ``StoreError``."""
         return self._store.messages.by_id(physical_offset)
 
+    def query_message(self, topic: str, key: str, count: int, begin_ms: int, end_ms: int) -> list[bytes]:
+        """The newest committed messages with a key, stored within a span of time. Raises ``StoreError``."""
+        found: list[bytes] = []
+        size = 0
+        for row_id in self._store.keys.find(topic, key, count, begin_ms, end_ms):
+            data = self._store.messages.by_id(row_id) or b""
+            size += len(data)
+            if found and size > QUERY_MAX_BYTES:
+                break
+            found.append(data)
+        return found
+
+    def stored_ms(self, key: QueueKey, offset: int) -> int | None:
+        """When the message at an offset was stored, wall ms; None where there is none. Raises ``StoreError``."""
+        queue = self._queues.get(key)
+        return None if queue is None else self._store.messages.stored_ms(queue.row, offset)
+
+    def places(self, key: QueueKey, offset: int, count: int) -> list[tuple[int, int, int]]:
+        """(physical offset, bytes, tags code) from an offset on. Raises ``StoreError``."""
+        queue = self._queues.get(key)
+        return [] if queue is None else self._store.messages.places(queue.row, offset, count)
+
+    def stored_between(self) -> tuple[int, int] | None:
+        """When the oldest and the newest message came, wall ms; None when there is none. Raises ``StoreError``."""
+        return self._store.messages.stored_between()
+
+    @property
+    def last_id(self) -> int:
+        """Physical offset of the newest committed message."""
+        return self._store.last_id
+
     def search_offset(self, key: QueueKey, timestamp_ms: int) -> int:
         """First offset stored at or after a moment; the queue's end when there is none. Raises ``StoreError``."""
         queue = self._queues.get(key)
@@ -208,6 +243,7 @@ class CommitLog:
         now_ms = self._clock.wall_ms()
         rows: list[Row] = []
         places: list[Place] = []
+        keys: list[KeyRow] = []
         arrivals: list[tuple[Queue, Arrival]] = []
         timers: list[TimerRow] = []
         used: dict[QueueKey, int] = {}
@@ -232,10 +268,12 @@ class CommitLog:
                 timers.append(TimerRow(message.due_ms, place.physical_offset, message.timer_key))
             used[key] = place.queue_offset + 1
             arrivals.append((queue, Arrival(key, place.queue_offset, tags_code, message.properties)))
+            keys += [key_row(message.topic, each, place.physical_offset) for each in _keys_of(message.properties)]
         for key, next_offset in used.items():
             self._queues[key].next_offset = next_offset
         self._next_id += len(rows)
         self._pending.rows += rows
+        self._pending.keys += keys
         self._pending_bytes += sum(len(row.data) for row in rows)
         self._arrivals += arrivals
         self.write([*writes, put_timers(timers)] if timers else writes, stored)
@@ -375,3 +413,9 @@ class CommitLog:
             except StoreError as failure:
                 _log.warning("undoing the last group failed, too: %s", failure)
         return self.failure
+
+
+def _keys_of(properties: Mapping[str, str]) -> list[str]:
+    """By what a message can be found. Source: IndexService.buildIndex."""
+    unique, keys = properties.get(MessageConst.UNIQ_KEY), properties.get(MessageConst.KEYS)
+    return [each for each in (unique, *(keys.split(" ") if keys else ())) if each]

@@ -7,18 +7,16 @@ that is why a client with two connections is listed twice.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rocketmq_py.broker.broker2client import Broker2Client
 from rocketmq_py.broker.channel import Channel
-from rocketmq_py.clock import Clock
+from rocketmq_py.broker.client_channel_info import ClientChannelInfo
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model.codes import RequestCode, ResponseCode
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.remoting.bodies import ConsumerData
-from rocketmq_py.remoting.frame import RemotingCommand
-
-CHANNEL_EXPIRED_TIMEOUT_MS = 120_000
-"""A member that sends no heartbeat for so long is gone. Source: ClientChannelInfo expiry in ConsumerManager."""
 
 MEMBERS_MAX = 100_000
 """Of all groups together: one heartbeat may name thousands. Upstream sets no limit."""
@@ -28,23 +26,17 @@ SUBSCRIPTIONS_MAX_BYTES = 256 * 1024 * 1024
 
 BROADCASTING = "BROADCASTING"
 
-_ONEWAY = 2
-
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Member:
-    client_id: str
-    heard_ms: int
-
-
-@dataclass(slots=True)
 class ConsumerGroupInfo:
-    """A group with members."""
+    """A group with members. What is told of the whole group is what its last heartbeat said."""
 
     message_model: str
-    members: dict[Channel, _Member] = field(default_factory=dict)
+    consume_type: str = ""
+    consume_from_where: str = ""
+    members: dict[Channel, ClientChannelInfo] = field(default_factory=dict)
     subscriptions: dict[str, SubscriptionData] = field(default_factory=dict)
     size: int = 0  # of the subscriptions, in bytes
 
@@ -52,10 +44,9 @@ class ConsumerGroupInfo:
 class ConsumerManager:
     """Owner of the members of all groups; on the loop's thread only."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, broker2client: Broker2Client) -> None:
+        self._broker2client = broker2client
         self._groups: dict[str, ConsumerGroupInfo] = {}
-        self._opaque = 0
         self._member_count = 0
         self._bytes = 0
 
@@ -65,10 +56,27 @@ class ConsumerManager:
 
     def client_ids(self, group: str) -> list[str]:
         """Client ids of a group's members, one per connection."""
-        info = self._groups.get(group)
-        return [] if info is None else [member.client_id for member in info.members.values()]
+        return [member.client_id for member in self.members(group)]
 
-    def register(self, channel: Channel, client_id: str, data: ConsumerData, *, notify: bool) -> None:
+    def members(self, group: str) -> list[ClientChannelInfo]:
+        """The members of a group, one per connection."""
+        info = self._groups.get(group)
+        return [] if info is None else list(info.members.values())
+
+    def find_channel(self, group: str, client_id: str) -> ClientChannelInfo | None:
+        """A member by its client id."""
+        return next((member for member in self.members(group) if member.client_id == client_id), None)
+
+    def subscriptions(self, group: str) -> dict[str, SubscriptionData]:
+        """What a group wants now, by topic; nothing while it has no members."""
+        info = self._groups.get(group)
+        return {} if info is None else info.subscriptions
+
+    def query_topic_consume_by_who(self, topic: str) -> Iterable[str]:
+        """Groups with members that want a topic."""
+        return [group for group, info in self._groups.items() if topic in info.subscriptions]
+
+    def register(self, member: ClientChannelInfo, data: ConsumerData, *, notify: bool) -> None:
         """Note a heartbeat. The subscriptions of the group become those told here, whoever else is in it.
 
         Raises:
@@ -76,20 +84,20 @@ class ConsumerManager:
         """
         info = self._groups.get(data.group)
         size = sum([_size(each) for each in data.subscriptions])
-        self._check_room(info, channel, size)
+        self._check_room(info, member.channel, size)
         if info is None:
             info = self._groups[data.group] = ConsumerGroupInfo(data.message_model)
         info.message_model = data.message_model
+        info.consume_type = data.consume_type
+        info.consume_from_where = data.consume_from_where
         self._bytes += size - info.size
         info.size = size
-        known = info.members.get(channel)
+        known = info.members.get(member.channel)
         self._member_count += known is None
         changed = known is None
-        if known is None or known.client_id != client_id:
-            info.members[channel] = _Member(client_id, self._clock.monotonic_ms())
-            _log.info("group %s: %s joined from %s", data.group, client_id, channel.remote_address)
-        else:
-            known.heard_ms = self._clock.monotonic_ms()
+        if known is None or known.client_id != member.client_id:
+            _log.info("group %s: %s joined from %s", data.group, member.client_id, member.channel.remote_address)
+        info.members[member.channel] = member
         changed = self._update_subscriptions(info, data) or changed
         if changed and notify:
             self._notify(data.group, info)
@@ -134,31 +142,22 @@ class ConsumerManager:
         for group in [name for name, info in self._groups.items() if channel in info.members]:
             self.unregister(channel, group, notify=True)
 
-    def scan_not_active_channels(self) -> None:
-        """Close connections whose members went silent."""
-        now_ms = self._clock.monotonic_ms()
-        silent = {
-            channel
+    def silent(self, now_ms: int) -> set[Channel]:
+        """Connections of members that send no heartbeats any more."""
+        return {
+            member.channel
             for info in self._groups.values()
-            for channel, member in info.members.items()
-            if now_ms - member.heard_ms > CHANNEL_EXPIRED_TIMEOUT_MS
+            for member in info.members.values()
+            if member.is_silent(now_ms)
         }
-        for channel in silent:
-            _log.warning("no heartbeat from %s, its connection is closed", channel.remote_address)
-            self.channel_closed(channel)
-            channel.close()
 
     def _notify(self, group: str, info: ConsumerGroupInfo) -> None:
         if info.message_model == BROADCASTING:
             return
         for channel in info.members:
-            self._opaque += 1
-            channel.write(
-                RemotingCommand(
-                    RequestCode.NOTIFY_CONSUMER_IDS_CHANGED, self._opaque & 0x7FFFFFFF, _ONEWAY,
-                    ext_fields={"consumerGroup": group},
-                )
-            )  # fmt: skip
+            self._broker2client.invoke_oneway(
+                channel, RequestCode.NOTIFY_CONSUMER_IDS_CHANGED, {"consumerGroup": group}
+            )
 
 
 def _size(subscription: SubscriptionData) -> int:

@@ -214,7 +214,7 @@ class _Running:
     async def stop(self) -> None:
         """Hang up, wait for what is being written, store the rest, close."""
         for server in self._servers:
-            server.stop()
+            await server.stop()
         stored = asyncio.get_running_loop().create_future()
 
         def done() -> None:

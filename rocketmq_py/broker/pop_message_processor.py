@@ -7,10 +7,10 @@ Source: PopMessageProcessor, NotificationProcessor, PollingInfoProcessor.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required, success
 from rocketmq_py.broker.commit_log import Arrival
 from rocketmq_py.broker.loop import Loop
@@ -71,13 +71,21 @@ PopAnswer = Callable[[ResponseCode, PopResult], None]
 class PopMessageProcessor:
     """Answers pops and notifications, now or later. On the loop's thread only."""
 
-    def __init__(self, *, loop: Loop, clock: Clock, topics: TopicConfigManager, service: PopConsumerService) -> None:
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        clock: Clock,
+        topics: TopicConfigManager,
+        service: PopConsumerService,
+        stats: BrokerStatsManager,
+    ) -> None:
         self._clock = clock
         self._topics = topics
         self._service = service
+        self._stats = stats
         self.polling = PopLongPollingService(loop, clock)
         self._notifications = PopLongPollingService(loop, clock, notify_last=True)
-        self._draws = itertools.count()
 
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
@@ -125,6 +133,7 @@ class PopMessageProcessor:
                 if error is not None:
                     refused(error)
                 elif result.batches:
+                    self._stats.inc_group_get_nums(request.group, request.topic, len(result.messages))
                     answer(ResponseCode.SUCCESS, result)
                 else:
                     self._wait(request, call, owner, result, answer, refused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.consumer_manager import BROADCASTING, ConsumerManager
@@ -31,12 +32,14 @@ class PullMessageProcessor:
         topics: TopicConfigManager,
         consumers: ConsumerManager,
         offsets: ConsumerOffsetManager,
+        stats: BrokerStatsManager,
     ) -> None:
         self._clock = clock
         self._commit_log = commit_log
         self._topics = topics
         self._consumers = consumers
         self._offsets = offsets
+        self._stats = stats
         self.holds = PullRequestHoldService(loop, clock, commit_log.max_offset, self._answer_held)
 
     def handlers(self) -> dict[int, Handler]:
@@ -49,9 +52,14 @@ class PullMessageProcessor:
         offset = integer(request, "queueOffset")
         flags = integer(request, "sysFlag", bits=32)
         commit_offset = integer(request, "commitOffset", 0)
+        group = required(request, "consumerGroup")
+        reset = self._offsets.query_then_erase_reset_offset(group, key)
+        if reset is not None:
+            # The offset that it carries is from before: upstream commits it over the one that an operator has set.
+            return self._answer(request, key, GetMessageResult(ResponseCode.PULL_OFFSET_MOVED, "OFFSET_RESET", reset))
         result = get_message(self._commit_log, key, offset, integer(request, "maxMsgNums", bits=32), message_filter)
         if flags & PullSysFlag.COMMIT_OFFSET and commit_offset >= 0:
-            self._offsets.commit_offset(required(request, "consumerGroup"), key, commit_offset)
+            self._offsets.commit_offset(group, key, commit_offset)
         if result.code == ResponseCode.PULL_NOT_FOUND and flags & PullSysFlag.SUSPEND:
             due_ms = self._clock.monotonic_ms() + integer(request, "suspendTimeoutMillis", 0)
             if self.holds.suspend(key, HeldPull(channel, request, offset, message_filter, due_ms)):
@@ -64,7 +72,12 @@ class PullMessageProcessor:
         try:
             key, message_filter = self._checked(request)
             count = integer(request, "maxMsgNums", bits=32)
-            answer = self._answer(request, key, get_message(self._commit_log, key, pull.offset, count, message_filter))
+            reset = self._offsets.query_then_erase_reset_offset(required(request, "consumerGroup"), key)
+            if reset is None:
+                result = get_message(self._commit_log, key, pull.offset, count, message_filter)
+            else:
+                result = GetMessageResult(ResponseCode.PULL_OFFSET_MOVED, "OFFSET_RESET", reset)
+            answer = self._answer(request, key, result)
         except BrokerError as error:
             answer = refusal(request, error.code, error.remark)
         except RocketMQError as error:
@@ -114,6 +127,10 @@ class PullMessageProcessor:
             ) from None
 
     def _answer(self, request: RemotingCommand, key: QueueKey, result: GetMessageResult) -> RemotingCommand:
+        group = required(request, "consumerGroup")
+        self._offsets.commit_pull_offset(group, key, result.next_begin_offset)
+        if result.messages:
+            self._stats.inc_group_get_nums(group, key.topic, len(result.messages))
         answer = RemotingCommand.response(request.opaque, result.code, result.status)
         answer.ext_fields = {
             "suggestWhichBrokerId": str(MASTER_ID),

@@ -62,6 +62,14 @@ class ScheduleMessageService:
             due_ms=self._clock.wall_ms() + self._delay_ms(level),
         )
 
+    def running_stats(self) -> dict[int, tuple[int, int]]:
+        """By level, the first offset that was not delivered and the end of its queue. Source: buildRunningStats."""
+        return {
+            level: (offset, self._commit_log.max_offset(QueueKey(SCHEDULE_TOPIC, level - 1)))
+            for level, offset in self._next_offset.items()
+            if level <= len(self._levels_ms)
+        }
+
     def _delay_ms(self, level: int) -> int:
         return self._levels_ms[min(level, len(self._levels_ms)) - 1]
 

@@ -96,22 +96,11 @@ class SendMessageProcessor:
 
     def send_message(self, channel: Channel, request: RemotingCommand) -> RemotingCommand | None:
         """Store one message or a batch; answered once it is on the disk."""
-        if request.code != RequestCode.SEND_MESSAGE:
-            request.ext_fields = {_V1_NAMES.get(name, name): text for name, text in request.ext_fields.items()}
-        self._check_capacity()
-        topic = required(request, "topic")
-        config = self._topic_to_send_to(topic, request)
-        queue_id = integer(request, "queueId", bits=32)
-        if queue_id >= config.queues:
-            raise BrokerError(
-                ResponseCode.INVALID_PARAMETER, f"the topic {topic} has {config.queues} queues, {queue_id} is none"
-            )
-        if queue_id < 0:
-            queue_id = random.randrange(config.writeQueueNums)
+        message = self.message_of(channel, request)
+        topic, queue_id = message.topic, message.queue_id
         is_batch = (
             request.code == RequestCode.SEND_BATCH_MESSAGE or request.ext_fields.get("batch", "").lower() == "true"
         )
-        message = self._message(channel, request, topic, queue_id)
         if is_batch:
             messages = self._parts(message)
         else:
@@ -126,19 +115,45 @@ class SendMessageProcessor:
             if error is not None:
                 channel.write(refusal(request, ResponseCode.SYSTEM_ERROR, str(error)))
                 return
-            fields = {
-                "msgId": ",".join(self._message_id(place) for place in places),
-                "queueId": queue_id,
-                "queueOffset": places[0].queue_offset,
-                "transactionId": transaction_id,
-                "MSG_REGION": REGION,
-                "TRACE_ON": "true",
-                **(self._recall_handle(messages[0]) if not is_batch else {}),
-            }
+            fields = {**self.answer_fields(queue_id, places), "transactionId": transaction_id}
+            if not is_batch:
+                fields |= self._recall_handle(messages[0])
             channel.write(success(request, fields))
 
-        places = self._put(messages, stored)
+        places = self.put(messages, stored)
         return None
+
+    def answer_fields(self, queue_id: int, places: Sequence[Place]) -> dict[str, object]:
+        """What the sender of messages is told. Source: SendMessageResponseHeader."""
+        return {
+            "msgId": ",".join(self._message_id(place) for place in places),
+            "queueId": queue_id,
+            "queueOffset": places[0].queue_offset,
+            "MSG_REGION": REGION,
+            "TRACE_ON": "true",
+        }
+
+    def message_of(self, channel: Channel, request: RemotingCommand) -> MessageInner:
+        """The message that a send brings, its topic made if it may be; without a queue it gets any.
+
+        The request's fields have the names of the first version afterwards.
+
+        Raises:
+            BrokerError: it cannot be taken.
+        """
+        if request.code not in {RequestCode.SEND_MESSAGE, RequestCode.SEND_REPLY_MESSAGE}:
+            request.ext_fields = {_V1_NAMES.get(name, name): text for name, text in request.ext_fields.items()}
+        self._check_capacity()
+        topic = required(request, "topic")
+        config = self._topic_to_send_to(topic, request)
+        queue_id = integer(request, "queueId", bits=32)
+        if queue_id >= config.queues:
+            raise BrokerError(
+                ResponseCode.INVALID_PARAMETER, f"the topic {topic} has {config.queues} queues, {queue_id} is none"
+            )
+        if queue_id < 0:
+            queue_id = random.randrange(config.writeQueueNums)
+        return self._message(channel, request, topic, queue_id)
 
     def _check_capacity(self) -> None:
         if self._commit_log.is_busy:
@@ -149,7 +164,12 @@ class SendMessageProcessor:
                 "service not available now: the broker's disk is full. Make room, it goes on by itself then",
             )
 
-    def _put(self, messages: Sequence[MessageInner], stored: Stored) -> list[Place]:
+    def put(self, messages: Sequence[MessageInner], stored: Stored) -> list[Place]:
+        """Store messages; see ``CommitLog.put``.
+
+        Raises:
+            BrokerError: a message does not fit the format; none is stored.
+        """
         try:
             return self._commit_log.put(messages, stored)
         except (ConfigError, struct.error) as error:
@@ -317,7 +337,7 @@ class SendMessageProcessor:
             level = level or max(1, FIRST_RETRY_LEVEL + head.reconsume_times)
             message = self._schedule.delayed(replace(message, queue_id=queue_id), level)
 
-        self._put([message], answer_when_stored(channel, request, success(request)))
+        self.put([message], answer_when_stored(channel, request, success(request)))
         return None
 
 

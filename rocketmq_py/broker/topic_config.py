@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rocketmq_py.broker.commit_log import CommitLog, Stored
 from rocketmq_py.broker.store import MessageStore
-from rocketmq_py.broker.store.configuration_table import put_group, put_topic
+from rocketmq_py.broker.store.configuration_table import delete_group, delete_topic, put_group, put_topic
+from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import PermName, ResponseCode
@@ -31,7 +33,7 @@ TOPIC_MAX_LENGTH = 255
 NAMES_MAX = 20_000
 """Topics and groups, each: their names come over the wire. Upstream sets no limit."""
 
-_SYSTEM_TOPICS = frozenset({SCHEDULE_TOPIC, TIMER_TOPIC, names.AUTO_CREATE_TOPIC_KEY_TOPIC})
+SYSTEM_TOPICS = frozenset({SCHEDULE_TOPIC, TIMER_TOPIC, names.AUTO_CREATE_TOPIC_KEY_TOPIC})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,13 @@ class TopicConfig:
     """Configuration of a topic; fields as in the protocol's JSON."""
 
     topicName: str  # noqa: N815
-    readQueueNums: int = 4  # noqa: N815
-    writeQueueNums: int = 4  # noqa: N815
+    readQueueNums: int = 16  # noqa: N815
+    writeQueueNums: int = 16  # noqa: N815
     perm: int = READ_WRITE
     topicFilterType: str = "SINGLE_TAG"  # noqa: N815
     topicSysFlag: int = 0  # noqa: N815
     order: bool = False
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: dict[str, str] = field(default_factory=dict)
 
     @property
     def queues(self) -> int:
@@ -64,15 +66,40 @@ class SubscriptionGroupConfig:
     consumeMessageOrderly: bool = False  # noqa: N815
     retryQueueNums: int = 1  # noqa: N815
     retryMaxTimes: int = 16  # noqa: N815
+    groupRetryPolicy: dict[str, Any] = field(default_factory=lambda: {"type": "CUSTOMIZED"})  # noqa: N815
+    brokerId: int = 0  # noqa: N815
+    whichBrokerWhenConsumeSlowly: int = 1  # noqa: N815
     notifyConsumerIdsChangedEnable: bool = True  # noqa: N815
+    groupSysFlag: int = 0  # noqa: N815
     consumeTimeoutMinute: int = 15  # noqa: N815
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+class DataVersion:
+    """How often a table has changed since the broker was started, and when. Source: DataVersion."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._counter = 0
+        self._changed_ms = clock.wall_ms()
+
+    def next(self) -> None:
+        """Note a change."""
+        self._counter += 1
+        self._changed_ms = self._clock.wall_ms()
+
+    def fields(self) -> dict[str, int]:
+        """As part of a body."""
+        return {"counter": self._counter, "stateVersion": 0, "timestamp": self._changed_ms}
 
 
 class TopicConfigManager:
     """Owner of both tables. Changes are seen at once and stored soon."""
 
-    def __init__(self, store: MessageStore, commit_log: CommitLog) -> None:
+    def __init__(self, store: MessageStore, commit_log: CommitLog, clock: Clock) -> None:
         self._commit_log = commit_log
+        self.topic_version = DataVersion(clock)
+        self.group_version = DataVersion(clock)
         self._topics = {name: TopicConfig(**config) for name, config in store.configurations.topics().items()}
         self._groups = {
             name: SubscriptionGroupConfig(**config) for name, config in store.configurations.groups().items()
@@ -86,7 +113,15 @@ class TopicConfigManager:
 
     def topics(self) -> list[str]:
         """Names of all topics, those of the system too."""
-        return sorted({*self._topics, *_SYSTEM_TOPICS})
+        return sorted({*self._topics, *SYSTEM_TOPICS})
+
+    def topic_table(self) -> dict[str, TopicConfig]:
+        """Configurations of all topics that were made, by name."""
+        return dict(self._topics)
+
+    def group_table(self) -> dict[str, SubscriptionGroupConfig]:
+        """Configurations of all groups, by name."""
+        return dict(self._groups)
 
     @staticmethod
     def check_name(name: str) -> None:
@@ -101,7 +136,7 @@ class TopicConfigManager:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, str(error)) from None
         if len(name) > TOPIC_MAX_LENGTH:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the topic is longer than {TOPIC_MAX_LENGTH}")
-        if name in _SYSTEM_TOPICS:
+        if name in SYSTEM_TOPICS:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the topic {name} is the broker's own")
 
     def put_topic(self, config: TopicConfig, stored: Stored) -> None:
@@ -115,7 +150,21 @@ class TopicConfigManager:
             return
         _check_room(self._topics, config.topicName)
         self._topics[config.topicName] = config
+        self.topic_version.next()
         self._commit_log.write([put_topic(config.topicName, asdict(config))], stored)
+
+    def delete_topic(self, name: str, stored: Stored) -> None:
+        """Forget a topic and its queues; their messages go soon."""
+        self._topics.pop(name, None)
+        self.topic_version.next()
+        self._commit_log.write([delete_topic(name)], _ignore)
+        self._commit_log.delete_queues(name, stored)  # in the same transaction
+
+    def delete_group(self, name: str, stored: Stored) -> None:
+        """Forget a group."""
+        self._groups.pop(name, None)
+        self.group_version.next()
+        self._commit_log.write([delete_group(name)], stored)
 
     def ensure_topic(self, name: str, queues: int, perm: int = READ_WRITE) -> TopicConfig:
         """A topic, created when it is not there: for retries, dead letters and first sends."""
@@ -140,6 +189,7 @@ class TopicConfigManager:
             return
         _check_room(self._groups, config.groupName)
         self._groups[config.groupName] = config
+        self.group_version.next()
         self._commit_log.write([put_group(config.groupName, asdict(config))], stored)
 
     def ensure_group(self, name: str) -> SubscriptionGroupConfig | None:

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import NamedTuple
 
 from rocketmq_py.clock import Clock
 from rocketmq_py.model.running_info import ConsumeStatus
+from rocketmq_py.model.stats_samples import Samples, StatsSnapshot
 from rocketmq_py.runtime import Mutex, Scheduler
 
 MINUTE_SAMPLE_MS = 10_000
@@ -34,52 +34,6 @@ _MS = timedelta(milliseconds=1)
 _log = logging.getLogger(__name__)
 
 
-class StatsSnapshot(NamedTuple):
-    """What a counter did between the first and the last sample of a list.
-
-    Attributes:
-        sum: by how much its value grew.
-        tps: the same per second.
-        times: how often it was counted.
-        avgpt: growth per count, 0 without any.
-    """
-
-    sum: int = 0
-    tps: float = 0.0
-    times: int = 0
-    avgpt: float = 0.0
-
-
-class _Sample(NamedTuple):
-    timestamp_ms: int
-    times: int
-    value: int
-
-
-class _Samples:
-    """The last samples of one counter, taken at one interval. Source: csListMinute, csListHour, csListDay."""
-
-    __slots__ = ("_interval_ms", "_kept")
-
-    def __init__(self, interval_ms: int, most: int) -> None:
-        self._interval_ms = interval_ms
-        self._kept: deque[_Sample] = deque(maxlen=most)
-
-    def take(self, now_ms: int, times: int, value: int) -> None:
-        if not self._kept:
-            # As if it had been looked at one interval ago: the first sample shows something already.
-            self._kept.append(_Sample(now_ms - self._interval_ms, 0, 0))
-        self._kept.append(_Sample(now_ms, times, value))
-
-    def snapshot(self) -> StatsSnapshot:
-        if not self._kept:
-            return StatsSnapshot()
-        first, last = self._kept[0], self._kept[-1]
-        total, times = last.value - first.value, last.times - first.times
-        took_ms = last.timestamp_ms - first.timestamp_ms
-        return StatsSnapshot(total, total * 1000 / took_ms if took_ms else 0.0, times, total / times if times else 0.0)
-
-
 class StatsItem:
     """One counter: two sums that only grow, and their last samples. Guarded by the lock of its ``TopicStats``.
 
@@ -92,9 +46,9 @@ class StatsItem:
         self.name = name
         self.value = 0
         self.times = 0
-        self.minute = _Samples(MINUTE_SAMPLE_MS, MINUTE_SAMPLES)
-        self.hour = _Samples(HOUR_SAMPLE_MS, HOUR_SAMPLES)
-        self.day = _Samples(DAY_SAMPLE_MS, DAY_SAMPLES)
+        self.minute = Samples(MINUTE_SAMPLE_MS, MINUTE_SAMPLES)
+        self.hour = Samples(HOUR_SAMPLE_MS, HOUR_SAMPLES)
+        self.day = Samples(DAY_SAMPLE_MS, DAY_SAMPLES)
         self._is_rt = is_rt
 
     def detail(self, snapshot: StatsSnapshot) -> str:
@@ -236,7 +190,7 @@ class GroupStats(dict[str, TopicStats]):
             return list(self.values())
 
 
-def _list_of(item: StatsItem, interval_ms: int) -> _Samples:
+def _list_of(item: StatsItem, interval_ms: int) -> Samples:
     return {MINUTE_SAMPLE_MS: item.minute, HOUR_SAMPLE_MS: item.hour, DAY_SAMPLE_MS: item.day}[interval_ms]
 
 

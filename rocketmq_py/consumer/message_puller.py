@@ -146,6 +146,7 @@ class MessagePuller:
         if queue.dropped:
             _log.info("group %s: %s was taken away, its pulls end", self._group, request.mq)
             return
+        queue.settle()
         queue.last_pull_timestamp = self._now_ms()
         if not self.running:
             self.execute_pull_request_later(request, self._config.pull_time_delay_mills_when_exception)
@@ -273,6 +274,7 @@ class MessagePuller:
     def _on_nothing(self, request: PullRequest, result: PullResult) -> None:
         """NO_NEW_MSG and NO_MATCHED_MSG. Behaviour: PL-07."""
         request.next_offset = result.next_begin_offset
+        request.process_queue.settle()
         if request.process_queue.msg_count == 0:
             # Without this a stream that is filtered completely would never advance its committed offset.
             self._offset_store.update_offset(request.mq, request.next_offset, increase_only=True)

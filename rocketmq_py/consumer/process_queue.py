@@ -8,7 +8,8 @@ rollback and make-again; both never at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,10 @@ REBALANCE_LOCK_MAX_LIVE_TIME_MS = 30_000
 
 PULL_MAX_IDLE_TIME_MS = 120_000
 """A queue not pulled for longer has lost its pull request; rebalance drops it and starts it again."""
+
+
+def _nothing() -> None:
+    """Nothing is to be settled."""
 
 
 class Head(NamedTuple):
@@ -101,6 +106,10 @@ class ProcessQueue:
         last_pull_timestamp: monotonic ms of the last pull attempt, flow-controlled ones too.
         last_consume_timestamp: monotonic ms of the last take or remove.
         try_unlock_times: failed attempts to give an orderly queue away.
+        finished: messages that concurrent listeners have finished and ``remove_message`` has not been told of yet.
+            Until then they count as unfinished: too much, never too little.
+        settle: tells it of them and notes the offset; does nothing as long as no consume service has set it. Whoever
+            looks at a window or its offset calls it before. Any thread, without locks.
 
     Deviation: durations are measured by the monotonic clock; Java's wall clock may jump. A lock's time runs from before
     it was asked for: the answer may have been long on its way.
@@ -130,6 +139,8 @@ class ProcessQueue:
         self.last_lock_timestamp = self._lease_ms()
         self.last_pull_timestamp = now
         self.try_unlock_times = 0
+        self.finished: deque[MessageExt] = deque()
+        self.settle: Callable[[], None] = _nothing
 
     def put_message(self, msgs: Sequence[MessageExt]) -> bool:
         """Add pulled messages.
@@ -325,6 +336,7 @@ class ProcessQueue:
     def clear(self) -> None:
         """Forget every message; flags stay as they are. Source: ProcessQueue.clear."""
         with self._lock:
+            self.finished.clear()
             self._tree.clear()
             self._taken.clear()
             self._consume_start_ms.clear()

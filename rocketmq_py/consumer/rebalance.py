@@ -171,9 +171,12 @@ class RebalanceImpl:
     # Windows.
 
     def windows(self) -> list[tuple[MessageQueue, ProcessQueue]]:
-        """The queues owned now, with their windows."""
+        """The queues owned now, with their windows; settled, and so the offsets in the store are, too."""
         with self._lock:
-            return list(self._process_queues.items())
+            owned = list(self._process_queues.items())
+        for _, queue in owned:
+            queue.settle()
+        return owned
 
     def may_commit(self, queue: ProcessQueue) -> bool:
         """Whether the queue's offset may be told to the broker: not while an orderly consumer's lock counts as lost."""
@@ -220,10 +223,12 @@ class RebalanceImpl:
         """Drop every window and take none any more; the queues owned until now. Source: RebalanceImpl.destroy."""
         with self._lock:
             self._destroyed = True
-            owned = self.windows()
+            owned = list(self._process_queues.items())
             for _, queue in owned:
                 queue.dropped = True
             self._process_queues.clear()
+        for _, queue in owned:
+            queue.settle()
         if self._assignment is not None:
             self._assignment.pops.destroy()
         return owned
@@ -252,6 +257,7 @@ class RebalanceImpl:
         if not queue.dropped:
             queue.giving_up = self.locks is not None
             queue.dropped = True
+        queue.settle()
         if self.locks is None:
             self._persist_and_forget_offset(mq)
             _log.info("group %s: gave up %s", self._group, mq)

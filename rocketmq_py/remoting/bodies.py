@@ -7,9 +7,10 @@ be relied on.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 
 from rocketmq_py.errors import ProtocolError
 from rocketmq_py.model import fastjson
@@ -29,6 +30,8 @@ QUEUE_NUMS_MAX = 65_536
 """Queues of a topic that are believed: every one of them will be an object here."""
 
 T = TypeVar("T")
+
+_INTEGER = re.compile(r"-?[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def encode_heartbeat(client_id: str, producer_groups: Iterable[str], consumers: 
                     "consumeType": consumer.consume_type,
                     "groupName": consumer.group,
                     "messageModel": consumer.message_model,
-                    "subscriptionDataSet": [_subscription(each) for each in consumer.subscriptions],
+                    "subscriptionDataSet": [subscription_fields(each) for each in consumer.subscriptions],
                     "unitMode": consumer.unit_mode,
                 }
                 for consumer in consumers
@@ -77,10 +80,13 @@ def encode_heartbeat(client_id: str, producer_groups: Iterable[str], consumers: 
 
 def encode_check_client_config(client_id: str, group: str, subscription: SubscriptionData) -> bytes:
     """Body of CHECK_CLIENT_CONFIG. Source: CheckClientRequestBody."""
-    return fastjson.dumps({"clientId": client_id, "group": group, "subscriptionData": _subscription(subscription)})
+    return fastjson.dumps(
+        {"clientId": client_id, "group": group, "subscriptionData": subscription_fields(subscription)}
+    )
 
 
-def _subscription(subscription: SubscriptionData) -> dict[str, object]:
+def subscription_fields(subscription: SubscriptionData) -> dict[str, object]:
+    """A subscription as part of a body. Source: SubscriptionData."""
     return {
         "classFilterMode": False,
         "codeSet": sorted(subscription.code_set),
@@ -107,15 +113,27 @@ def encode_consumer_id_list(client_ids: Sequence[str]) -> bytes:
     return fastjson.dumps({"consumerIdList": list(client_ids)})
 
 
-def parse_heartbeat(body: bytes) -> tuple[str, list[ConsumerData]]:
-    """Client id and consumers out of HEART_BEAT; producers are not looked at.
+class Heartbeat(NamedTuple):
+    """What a client tells of itself."""
+
+    client_id: str
+    producer_groups: list[str]
+    consumers: list[ConsumerData]
+
+
+def parse_heartbeat(body: bytes) -> Heartbeat:
+    """Client id, producers and consumers out of HEART_BEAT.
 
     Raises:
         ProtocolError: it is malformed.
     """
     heartbeat = _object(fastjson.loads(body), "a heartbeat")
-    consumers = [_consumer_data(_object(each, "a consumer")) for each in _field(heartbeat, "consumerDataSet", list)]
-    return _field(heartbeat, "clientID", str), consumers
+    producers = _checked(heartbeat.get("producerDataSet") or [], list, "producerDataSet")
+    return Heartbeat(
+        _field(heartbeat, "clientID", str),
+        [_field(_object(each, "a producer"), "groupName", str) for each in producers],
+        [_consumer_data(_object(each, "a consumer")) for each in _field(heartbeat, "consumerDataSet", list)],
+    )
 
 
 def _consumer_data(fields: Mapping[Any, Any]) -> ConsumerData:
@@ -139,12 +157,17 @@ def _parsed_subscription(fields: Mapping[Any, Any]) -> SubscriptionData:
         tags_set=frozenset(
             _checked(tag, str, "a tag") for tag in _checked(fields.get("tagsSet") or [], list, "tagsSet")
         ),
-        code_set=frozenset(
-            _int(code, "a tag's hash") for code in _checked(fields.get("codeSet") or [], list, "codeSet")
-        ),
+        code_set=frozenset(_tag_hash(code) for code in _checked(fields.get("codeSet") or [], list, "codeSet")),
         sub_version=_field(fields, "subVersion", int),
         expression_type=str(fields.get("expressionType") or TAG),
     )
+
+
+def _tag_hash(value: object) -> int:
+    """The Go client writes it as text, which fastjson takes for the number."""
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        value = int(value)
+    return _int(value, "a tag's hash")
 
 
 def parse_check_client(body: bytes) -> tuple[str, str]:
@@ -278,7 +301,7 @@ def encode_consumer_running_info(info: ConsumerRunningInfo) -> bytes:
         "mqTable": {mq: _process_queue_info(each) for mq, each in info.mq_table.items()},
         "properties": info.properties,
         "statusTable": {topic: _consume_status(each) for topic, each in info.status_table.items()},
-        "subscriptionSet": [_subscription(each) for each in info.subscriptions],
+        "subscriptionSet": [subscription_fields(each) for each in info.subscriptions],
         "userConsumerInfo": {},
     }
     if info.jstack is not None:
@@ -342,6 +365,18 @@ def encode_consume_message_directly_result(result: ConsumeMessageDirectlyResult)
     return fastjson.dumps(fields)
 
 
+def parse_consumer_status(body: bytes) -> dict[MessageQueue, int]:
+    """Offsets by queue out of the answer to GET_CONSUMER_STATUS_FROM_CLIENT; none out of an empty one.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    if not body:
+        return {}
+    table = _object(_object(fastjson.loads(body), "the answer").get("messageQueueTable"), "messageQueueTable")
+    return {_checked(mq, MessageQueue, "a queue"): _checked(offset, int, "an offset") for mq, offset in table.items()}
+
+
 def parse_reset_offset(body: bytes) -> dict[MessageQueue, int]:
     """Where to go on, by queue, out of RESET_CONSUMER_CLIENT_OFFSET; an empty body says nothing.
 
@@ -378,6 +413,50 @@ def encode_query_assignment(topic: str, group: str, client_id: str, strategy_nam
     )
 
 
+class QueryAssignment(NamedTuple):
+    """What a member asks its broker for."""
+
+    topic: str
+    group: str
+    client_id: str
+    strategy_name: str
+    message_model: str
+
+
+def parse_query_assignment(body: bytes) -> QueryAssignment:
+    """Body of QUERY_ASSIGNMENT.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    fields = _object(fastjson.loads(body), "the request")
+    names = ("topic", "consumerGroup", "clientId", "strategyName", "messageModel")
+    return QueryAssignment(*[_field(fields, name, str) for name in names])
+
+
+class SetMessageRequestMode(NamedTuple):
+    """How a group is to get a topic's messages."""
+
+    topic: str
+    group: str
+    mode: str
+    pop_share_queue_num: int
+
+
+def parse_message_request_mode(body: bytes) -> SetMessageRequestMode:
+    """Body of SET_MESSAGE_REQUEST_MODE.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    fields = _object(fastjson.loads(body), "the request")
+    mode = _field(fields, "mode", str)
+    if mode not in {"PULL", "POP"}:
+        raise ProtocolError(f"the mode is PULL or POP, not {mode:.100}")
+    share = _int(fields.get("popShareQueueNum", 0), "popShareQueueNum")
+    return SetMessageRequestMode(_field(fields, "topic", str), _field(fields, "consumerGroup", str), mode, share)
+
+
 def parse_assignment(body: bytes) -> QueueAssignment | None:
     """The reply to QUERY_ASSIGNMENT; None when the broker cannot tell (yet), and nothing is to change.
 
@@ -404,15 +483,39 @@ def _queue_of(fields: Mapping[Any, Any]) -> MessageQueue:
     return MessageQueue(_field(fields, "topic", str), _field(fields, "brokerName", str), queue_id)
 
 
-def parse_group_config(body: bytes, known: type) -> dict[str, Any]:
-    """The fields that ``known`` has, of their types, out of UPDATE_AND_CREATE_SUBSCRIPTIONGROUP.
+def parse_config(body: bytes, known: type) -> dict[str, Any]:
+    """The fields that ``known`` has, of their types, out of a configuration of a topic or group.
 
     Raises:
         ProtocolError: it is malformed.
     """
-    told = _object(fastjson.loads(body), "a group's configuration")
+    return _config(fastjson.loads(body), get_type_hints(known))
+
+
+def parse_config_list(body: bytes, name: str, known: type) -> list[dict[str, Any]]:
+    """The same out of a list of configurations.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
     types = get_type_hints(known)
-    return {name: _checked(told[name], kind, name) for name, kind in types.items() if told.get(name) is not None}
+    return [_config(each, types) for each in _field(_object(fastjson.loads(body), "the request"), name, list)]
+
+
+def _config(value: object, types: Mapping[str, Any]) -> dict[str, Any]:
+    told = _object(value, "a configuration")
+    return {name: _config_field(told[name], kind, name) for name, kind in types.items() if told.get(name) is not None}
+
+
+def _config_field(value: object, kind: Any, name: str) -> object:
+    if kind is int:
+        return _int(value, name)
+    if get_origin(kind) is dict:
+        fields = _object(value, name)
+        if kind == dict[str, str]:
+            return {_checked(key, str, name): _checked(each, str, name) for key, each in fields.items()}
+        return {_checked(key, str, name): each for key, each in fields.items()}
+    return _checked(value, kind, name)
 
 
 def parse_topic_route(body: bytes) -> TopicRouteData:

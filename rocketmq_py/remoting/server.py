@@ -44,6 +44,8 @@ WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_MAX_BYTES = 64 * 1024 * 1024
 """A connection with so much unread is closed: pulls that were held may all be answered at once."""
 
+_TURNS_OF_AN_ACCEPT = 3
+
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -88,7 +90,6 @@ class ServerChannel(asyncio.BufferedProtocol):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         if not self._server.accepted(self):
-            _log.warning("%s connections are open, the one from %s is closed", CONNECTIONS_MAX, self.remote_address)
             transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -248,7 +249,10 @@ class RemotingServer:
     def accepted(self, channel: ServerChannel) -> bool:
         """Note a connection; False when there are too many."""
         self._channels.add(channel)
-        return len(self._channels) <= CONNECTIONS_MAX
+        if len(self._channels) > CONNECTIONS_MAX:
+            _log.warning("%s connections are open, the one from %s is closed", CONNECTIONS_MAX, channel)
+            return False
+        return True
 
     def ended(self, channel: ServerChannel) -> None:
         """Forget a connection."""
@@ -278,12 +282,19 @@ class RemotingServer:
             elif channel.active_ms < now_ms - IDLE_CHECK_MS:
                 channel.rest()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Accept nothing more and end every connection."""
         if self._server is not None:
+            loop = asyncio.get_running_loop()
+            for sock in self._server.sockets:
+                loop.remove_reader(sock.fileno())
+            # asyncio loses a connection that is being accepted when its server is closed: it takes a few turns.
+            for _ in range(_TURNS_OF_AN_ACCEPT):
+                await asyncio.sleep(0)
             self._server.close()
         for channel in list(self._channels):
             channel.close()
+        await asyncio.sleep(0)  # ``connection_lost`` comes in the next turn
 
 
 class ServerLoop:

@@ -85,6 +85,10 @@ class InlineExecutor(Generic[T]):
         """See ``WorkerPool.submit_all``."""
         return all([self.submit(item) for item in items])
 
+    def backlog(self) -> int:
+        """See ``WorkerPool.backlog``."""
+        return len(self._items)
+
     def run_all(self) -> int:
         """Run what waits, oldest first; returns how many items."""
         count = 0

@@ -119,11 +119,22 @@ class Client:
         assert answer is not None, f"no answer to {code}"
         return answer
 
+    def respond(self, request: RemotingCommand, code: int = 0, body: bytes = b"", remark: str | None = None) -> None:
+        """Answer a request that the broker made."""
+        answer = RemotingCommand.response(request.opaque, code, remark)
+        answer.body = body
+        self._rig.controller.on_request(self, answer)
+        self._rig.loop.run()
+
     def pushed(self, code: int) -> list[RemotingCommand]:
         """Requests that the broker made."""
         return [each for each in self.written if not each.is_response and each.code == code]
 
     # What tests ask for often.
+
+    def produce_as(self, client_id: str, *groups: str) -> None:
+        """A heartbeat of a producer."""
+        assert self.ask(34, body=bodies.encode_heartbeat(client_id, groups, [])).code == 0
 
     def send(self, body: bytes = b"body", topic: str = TOPIC, queue_id: int = 0, **more: Any) -> RemotingCommand:
         properties = format_properties(more.pop("properties", {"UNIQ_KEY": "id"}))

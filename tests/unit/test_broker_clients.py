@@ -71,6 +71,21 @@ def test_every_member_is_told_of_a_new_one_before_it_is_answered(rig: Rig) -> No
     assert members(first) == ["first", "second"]
 
 
+@pytest.mark.behaviour("AB-24")
+def test_hashes_of_tags_may_be_texts_as_the_go_client_writes_them(rig: Rig) -> None:
+    def heartbeat(code: object) -> dict[str, object]:
+        subscription = {"topic": TOPIC, "subString": "T", "tagsSet": ["T"], "codeSet": [code], "subVersion": 1}
+        consumer = {"groupName": GROUP, "subscriptionDataSet": [subscription]}
+        return {"clientID": "go", "producerDataSet": [], "consumerDataSet": [consumer]}
+
+    client = rig.client()
+    assert client.ask(34, body=json.dumps(heartbeat("84")).encode()).code == 0
+    table = body_of(client.ask(203, {"consumerGroup": GROUP}))["subscriptionTable"]
+    assert table[TOPIC]["codeSet"] == [84]
+    for wrong in ("8x", "9999999999", None):
+        assert client.ask(34, body=json.dumps(heartbeat(wrong)).encode()).code == 1
+
+
 @pytest.mark.behaviour("EB-14")
 @pytest.mark.parametrize("how", ["says so", "hangs up"])
 def test_the_others_are_told_when_a_member_leaves(rig: Rig, how: str) -> None:

@@ -366,6 +366,50 @@ def test_retries_can_come_by_topics_of_the_second_form(tmp_path: Path) -> None:
     rig.close()
 
 
+# Operators.
+
+
+@pytest.mark.behaviour("EP-16")
+def test_a_reset_is_where_a_pop_goes_on_and_what_was_leased_comes_no_more(rig: Rig, client: Client) -> None:
+    fill(client, 5)
+    msgs = pop_now(client, invisibleTime=5_000)
+    asked = {"group": GROUP, "topic": TOPIC, "queueId": 0, "offset": 3, "timestamp": -1, "isForce": "true"}
+    assert client.ask(222, asked).code == 0
+    again = pop_now(client, invisibleTime=60_000)
+    assert bodies(again) == [b"3", b"4"]
+    assert ack(client, msgs[3]) == 0  # by the receipt of the other delivery: no effect
+    rig.crash()
+    client = rig.client()
+    rig.loop.advance(10_000)
+    assert pop(client).code == 210
+    rig.loop.advance(60_000)
+    assert bodies(pop_now(client)) == [b"3", b"4"]
+
+
+@pytest.mark.behaviour("EP-16")
+def test_a_reset_ends_the_block_of_an_orderly_group(rig: Rig, client: Client) -> None:
+    fill(client, 3)
+    msgs = pop_orderly(client)
+    asked = {"group": GROUP, "topic": TOPIC, "queueId": 0, "offset": 1, "timestamp": -1, "isForce": "true"}
+    assert client.ask(222, asked).code == 0
+    ack(client, msgs[2])
+    assert [(msg.body, msg.reconsume_times) for msg in pop_orderly(client, "2")] == [(b"1", 0), (b"2", 0)]
+
+
+@pytest.mark.behaviour("EP-16")
+def test_nothing_of_a_deleted_topic_comes_by_the_next_of_its_name(rig: Rig, client: Client) -> None:
+    fill(client, 2)
+    pop_now(client, invisibleTime=1_000)
+    assert client.ask(215, {"topic": TOPIC}).code == 0
+    rig.create_topic()
+    sent = fill(client, 3)
+    rig.crash()
+    client = rig.client()
+    rig.loop.advance(5_000)
+    assert bodies(pop_now(client)) == sent
+    assert pop(client).code == 210
+
+
 # Waiting.
 
 

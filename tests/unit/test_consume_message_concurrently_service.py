@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from rocketmq_py.consumer.hooks import ConsumeMessageContext
+from rocketmq_py.consumer.offset_store import ReadOffsetType
 from rocketmq_py.consumer.process_queue import ProcessQueue
+from rocketmq_py.consumer.reset_offset import OffsetReset
 from rocketmq_py.consumer.stats import Event
 from rocketmq_py.errors import ConnectError
 from rocketmq_py.model.listener import ConsumeConcurrently
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
+from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages, PullStatus
 from rocketmq_py.testing import FakeBroker
-from tests.unit.support import GROUP, LATER, RETRY_TOPIC, SUCCESS, Core, message, messages, mq, offsets, succeed
+from tests.unit.support import GROUP, LATER, RETRY_TOPIC, SUCCESS, TOPIC, Core, message, messages, mq, offsets, succeed
 
 MINUTE_MS = 60_000
 TIMEOUT_MS = 15 * MINUTE_MS
@@ -738,3 +740,78 @@ def test_hooks_are_told_the_namespace() -> None:
         consuming.consume(0)
         consuming.runtime.advance(0)
     assert [context.namespace for context in contexts] == [None, "ns"]
+
+
+# Settling.
+
+
+class Busy(Consuming):
+    """Offsets 5, 6 and 7 of the window wait, one by one; while 6 is consumed ``look`` is called."""
+
+    def __init__(self, look: Callable[[Busy], object]) -> None:
+        def listen(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+            if offsets(msgs) == [6]:
+                assert (self.unfinished, self.offset) == ([5, 6, 7], -1)
+                look(self)
+            return SUCCESS
+
+        super().__init__(listen)
+        self.pool.held = True
+        self.consume(5, 6, 7)
+
+    @property
+    def offset(self) -> int:
+        return self.store.read_offset(mq(), ReadOffsetType.READ_FROM_MEMORY)
+
+
+@pytest.mark.behaviour("CC-17")
+def test_while_others_wait_the_window_is_told_of_finished_messages_when_somebody_looks_and_with_the_last_one() -> None:
+    def look(busy: Busy) -> None:
+        busy.rebalance.windows()
+        assert (busy.unfinished, busy.offset) == ([6, 7], 6)
+
+    busy = Busy(look)
+    assert busy.pool.run_all() == 3
+    assert (busy.unfinished, busy.offset) == ([], 8)
+
+
+@pytest.mark.behaviour("CC-17")
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda busy: busy.rebalance.remove_process_queue(mq()),
+        lambda busy: busy.store.persist_at_shutdown([mq for mq, _ in busy.rebalance.destroy()]),
+        lambda busy: busy.committed(mq()),
+    ],
+    ids=["a queue given up", "the end of the consumer", "the commit in between"],
+)
+def test_what_is_finished_is_committed_by(look: Callable[[Busy], object]) -> None:
+    busy = Busy(look)
+    busy.pool.run_all()
+    assert busy.broker.offsets[GROUP, mq()] == 6
+
+
+@pytest.mark.behaviour("CC-17")
+def test_the_next_pull_tells_the_broker_of_everything_finished_before_it() -> None:
+    busy = Busy(lambda busy: busy.broker.answer_empty(PullStatus.NO_NEW_MSG, 8))
+    assert [pull.commit_offset for pull in busy.broker.pulls] == [-1]
+    busy.pool.run_all()
+    assert [pull.commit_offset for pull in busy.broker.pulls] == [6]
+
+
+@pytest.mark.behaviour("CC-17")
+def test_what_was_finished_before_a_reset_does_not_undo_it() -> None:
+    def reset(busy: Busy) -> None:
+        OffsetReset(
+            group=GROUP,
+            windows=lambda: [(mq(), busy.window)],
+            offset_store=busy.store,
+            dispatch=busy.pulls,
+            give_up=busy.rebalance.remove_process_queue,
+            rebalance=busy.broker.rebalance_immediately,
+        ).reset(TOPIC, {mq(): 2})
+
+    busy = Busy(reset)
+    busy.pool.run_all()
+    busy.rebalance.windows()
+    assert (busy.offset, busy.broker.offsets[GROUP, mq()]) == (2, 2)

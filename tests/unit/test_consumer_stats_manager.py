@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from rocketmq_py.consumer.consumer_stats_manager import NOTED_MAX, NOTED_MSGS_BITS, ConsumerStatsManager, StatsSnapshot
+from rocketmq_py.consumer.consumer_stats_manager import NOTED_MAX, NOTED_MSGS_BITS, ConsumerStatsManager
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.model.message import MessageConst
 from rocketmq_py.model.results import (
@@ -15,6 +15,7 @@ from rocketmq_py.model.results import (
     Messages,
 )
 from rocketmq_py.model.running_info import ConsumeStatus
+from rocketmq_py.model.stats_samples import StatsSnapshot
 from rocketmq_py.testing import ManualRuntime
 from tests.unit.support import GROUP, LATER, RETRY_TOPIC, SUCCESS, TOPIC, Core, message, mq
 

@@ -21,6 +21,16 @@ def put_group(name: str, config: Mapping[str, Any]) -> Write:
     )
 
 
+def delete_topic(name: str) -> Write:
+    """A topic that is to be forgotten."""
+    return Write("DELETE FROM topic WHERE name = ?", [(name,)])
+
+
+def delete_group(name: str) -> Write:
+    """A group that is to be forgotten."""
+    return Write("DELETE FROM consumer_group WHERE name = ?", [(name,)])
+
+
 class ConfigurationTable:
     """Reads configurations."""
 

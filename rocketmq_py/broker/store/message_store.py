@@ -8,17 +8,20 @@ from pathlib import Path
 
 from rocketmq_py.broker.store.configuration_table import ConfigurationTable
 from rocketmq_py.broker.store.database import Database, Write
+from rocketmq_py.broker.store.key_table import KeyRow, KeyTable, add_keys
 from rocketmq_py.broker.store.message_table import MessageTable, Row, add_messages
 from rocketmq_py.broker.store.offset_table import OffsetTable
 from rocketmq_py.broker.store.pop_table import PopTable
+from rocketmq_py.broker.store.setting_table import SettingTable
 from rocketmq_py.broker.store.timer_table import TimerTable
 
 
 @dataclass(slots=True)
 class Changes:
-    """What one transaction writes: messages, then the rest in its order."""
+    """What one transaction writes: messages with their keys, then the rest in its order."""
 
     rows: list[Row] = field(default_factory=list)
+    keys: list[KeyRow] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -34,17 +37,20 @@ class MessageStore:
         vfs: name of an apsw VFS, for tests that cut the power.
 
     Attributes:
-        messages, configurations, offsets, pops, timers: read what is committed.
+        messages, keys, configurations, offsets, settings, pops, timers: read what is committed.
 
     Raises:
         StoreError: not a store, of a newer version, damaged, or in use.
     """
 
     def __init__(self, directory: Path, *, synchronous: bool = True, vfs: str | None = None) -> None:
+        self.directory = directory
         self._database = Database(directory, synchronous=synchronous, vfs=vfs)
         self.messages = MessageTable(self._database)
         self.configurations = ConfigurationTable(self._database)
+        self.keys = KeyTable(self._database)
         self.offsets = OffsetTable(self._database)
+        self.settings = SettingTable(self._database)
         self.pops = PopTable(self._database)
         self.timers = TimerTable(self._database)
 
@@ -61,7 +67,7 @@ class MessageStore:
         """Put changes into the transaction; ``commit`` or ``rollback`` must follow."""
         writes: Sequence[Write] = changes.writes
         if changes.rows:
-            writes = [add_messages(changes.rows), *writes]
+            writes = [add_messages(changes.rows), add_keys(changes.keys), *writes]
         self._database.write(writes)
 
     def commit(self, last_id: int) -> None:

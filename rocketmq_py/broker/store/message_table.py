@@ -136,6 +136,25 @@ class MessageTable:
             found[QueueKey(topic, queue_id)] = QueueState(row, low, high + 1)
         return found
 
+    def places(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
+        """Where messages lie: (row id, bytes, tags code)."""
+        rows: list[tuple[int, int, int]] = self._query(
+            "SELECT id, length(data), tags_code FROM message WHERE queue = ? AND queue_offset >= ? "
+            "ORDER BY queue_offset LIMIT ?",
+            (queue, offset, count),
+        )
+        self._database.check_integers(rows)
+        return rows
+
+    def stored_between(self) -> tuple[int, int] | None:
+        """When the oldest and the newest message came, wall ms; None when there is none."""
+        rows = self._query(
+            "SELECT stored_ms FROM message WHERE id IN "
+            "((SELECT min(id) FROM message), (SELECT max(id) FROM message)) ORDER BY id"
+        )
+        self._database.check_integers(rows)
+        return (rows[0][0], rows[-1][0]) if rows else None
+
     def read(self, queue: int, offset: int, count: int) -> list[tuple[int, bytes]]:
         """Messages of a queue from ``offset`` on: (queue offset, data). The first one must not be above ``offset``."""
         rows = self._query(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rocketmq_py.broker.store.database import Database, Write
 
@@ -13,6 +13,11 @@ def put_consumer_offsets(offsets: Mapping[tuple[str, str, int], int]) -> Write:
         "INSERT OR REPLACE INTO consumer_offset VALUES (?1, ?2, ?3, ?4, checksum(?1, ?2, ?3, ?4))",
         [(*key, offset) for key, offset in offsets.items()],
     )
+
+
+def delete_consumer_offsets(places: Iterable[tuple[str, str, int]]) -> Write:
+    """Committed offsets that are to be forgotten, by group, topic and queue id."""
+    return Write("DELETE FROM consumer_offset WHERE consumer_group = ? AND topic = ? AND queue_id = ?", list(places))
 
 
 def put_delay_offset(level: int, offset: int) -> Write:

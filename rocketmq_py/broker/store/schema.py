@@ -60,6 +60,25 @@ CREATE TABLE deleted (id INTEGER PRIMARY KEY CHECK (id = 1), last_id INTEGER NOT
 INSERT INTO deleted VALUES (1, 0, checksum(0));  -- highest message id deleted
 """
 
+_KEYS = """
+CREATE TABLE message_key (
+    bucket INTEGER,                -- id >> 12
+    hash INTEGER,                  -- of topic and key
+    id INTEGER,                    -- of the message
+    PRIMARY KEY (bucket, hash, id)
+) WITHOUT ROWID;
+CREATE TRIGGER message_key_goes AFTER DELETE ON message BEGIN
+    DELETE FROM message_key WHERE bucket = OLD.id >> 12 AND NOT EXISTS (
+        SELECT 1 FROM message WHERE id >= OLD.id >> 12 << 12 AND id < (OLD.id >> 12) + 1 << 12
+    );
+END;
+"""
+
+_SETTINGS = """
+CREATE TABLE setting (kind TEXT, name TEXT, value TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (kind, name))
+WITHOUT ROWID;
+"""
+
 _POP = """
 CREATE TABLE pop_lease (
     consumer_group TEXT, topic TEXT, queue_id INTEGER, offset INTEGER,
@@ -89,7 +108,7 @@ CREATE TABLE timer (
 
 VERSIONS = (
     (_MESSAGES, _CONFIGURATIONS, _OFFSETS),
-    (_CHECKSUMS, _RETENTION, _POP, _TIMERS),
+    (_CHECKSUMS, _RETENTION, _KEYS, _SETTINGS, _POP, _TIMERS),
 )
 """By version, from 1 on, the tables of each subject that it added."""
 

@@ -1,0 +1,28 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.lang.reflect.Field;
+import java.nio.charset.StandardCharsets;
+import java.util.Collection;
+import org.apache.rocketmq.tools.command.MQAdminStartup;
+
+/**
+ * Upstream's mqadmin, many commands in one JVM: one a line on standard input, its arguments separated by tabs. After what
+ * a command prints comes a line with a single full stop.
+ */
+public final class AdminScript {
+    public static void main(String[] args) throws Exception {
+        System.setErr(System.out);
+        BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        // Commands keep their producers and consumers, which start only once: each line gets new ones.
+        Field known = MQAdminStartup.class.getDeclaredField("SUB_COMMANDS");
+        known.setAccessible(true);
+        for (String line = commands.readLine(); line != null; line = commands.readLine()) {
+            ((Collection<?>) known.get(null)).clear();
+            MQAdminStartup.main0(line.split("\t", -1), null);
+            System.out.println();
+            System.out.println(".");
+            System.out.flush();
+        }
+        System.exit(0);
+    }
+}
