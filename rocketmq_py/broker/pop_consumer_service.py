@@ -58,6 +58,12 @@ RETRY_EVERY = 5
 INFLIGHT_MAX_COUNT = 10_000
 """Leases on one queue of a group; above, nothing more of it is popped. Source: popInflightMessageThreshold."""
 
+LEASES_MAX_COUNT = 1_000_000
+"""Leases altogether, each some hundred bytes in memory; above, nothing more is popped. Upstream sets no limit."""
+
+POPS_MAX_COUNT = 100_000
+"""Pairs of group and topic whose pops are counted, for whose turn it is; above, counting begins anew."""
+
 REVIVE_INTERVAL_MS = 500
 REVIVE_MAX_COUNT = 100
 """Messages that come back in one go: others must not wait long behind them."""
@@ -277,6 +283,8 @@ class PopConsumerService:
             done(result, None)
 
     def _take(self, call: PopCall) -> tuple[PopResult, list[Write]]:
+        if len(self._pops) >= POPS_MAX_COUNT:
+            self._pops.clear()
         number = self._pops[call.group, call.topic]
         self._pops[call.group, call.topic] = number + 1
         revive_queue_id = POP_ORDER_REVIVE_QUEUE if call.order else number % REVIVE_QUEUE_NUM
@@ -313,7 +321,7 @@ class PopConsumerService:
         if call.order:
             if self._orders.check_block(call.attempt_id, OrderKey(*place)):
                 return writes  # what is behind does not count as the rest: nobody gets it now
-        elif self.inflight_num(*place) >= INFLIGHT_MAX_COUNT:
+        elif self.inflight_num(*place) >= INFLIGHT_MAX_COUNT or len(self._due) >= LEASES_MAX_COUNT:
             _log.warning("group %s: too much of %s is popped and not acknowledged, it waits", call.group, key)
             return writes
         start, began = self._pop_offset(place, key, call.init_mode)

@@ -34,6 +34,9 @@ from rocketmq_py.remoting.frame import RemotingCommand
 MAX_MSG_NUMS = 32
 """Messages that one pop may ask for."""
 
+ATTEMPT_ID_MAX_LENGTH = 1_024
+"""It is stored with the batch. Upstream sets no limit."""
+
 TIMEOUT_TOO_MUCH_MS = 500
 """A request that is over for longer when it arrives is not looked at. Source: PopMessageRequestHeader."""
 
@@ -48,6 +51,7 @@ class PopRequest:
         poll_ms: how long it may be kept waiting from then on; 0 to be answered at once.
         expression: None or empty for everything.
         attempt_id: of an orderly pop; the same one gets the same messages again.
+        size: bytes that it keeps in memory while it waits, beside what stands here.
     """
 
     group: str
@@ -62,6 +66,7 @@ class PopRequest:
     init_mode: int = ConsumeInitMode.MAX
     order: bool = False
     attempt_id: str | None = None
+    size: int = 0
 
 
 PopAnswer = Callable[[ResponseCode, PopResult], None]
@@ -156,6 +161,7 @@ class PopMessageProcessor:
         polled = self.polling.polling(
             PollingKey(request.topic, request.group, request.queue_id), request.born_ms, request.poll_ms,
             call.message_filter, lambda: self.pop(request, owner, answer, refused), owner,
+            request.size + len(request.expression or ""),
         )  # fmt: skip
         if polled is PollingResult.POLLING_FULL:
             answer(ResponseCode.POLLING_FULL, result)
@@ -176,6 +182,8 @@ class PopMessageProcessor:
             )
         if request.invisible_ms < 0:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, f"an invisible time of {request.invisible_ms} ms")
+        if len(request.attempt_id or "") > ATTEMPT_ID_MAX_LENGTH:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the attempt id is longer than {ATTEMPT_ID_MAX_LENGTH}")
         self._checked_topic(request.group, request.topic, request.queue_id)
         message_filter = read_filter(request.topic, request.expression_type, request.expression, 0)
         return PopCall(
@@ -219,6 +227,7 @@ class PopMessageProcessor:
             integer(request, "initMode", ConsumeInitMode.MIN, bits=32),
             fields.get("order", "").lower() == "true",
             fields.get("attemptId"),
+            _size(request),
         )
 
         def answer(code: ResponseCode, result: PopResult) -> None:
@@ -263,7 +272,7 @@ class PopMessageProcessor:
 
         polled = self._notifications.polling(
             PollingKey(topic, group, max(queue_id, ALL_QUEUES)), born_ms, integer(request, "pollTime"), None, again,
-            channel,
+            channel, _size(request),
         )  # fmt: skip
         if polled is PollingResult.POLLING_SUC:
             return None
@@ -276,6 +285,10 @@ class PopMessageProcessor:
         queue_id = integer(request, "queueId", bits=32)
         self._checked_topic(group, topic, queue_id)
         return success(request, {"pollingNum": self.polling.polling_num(PollingKey(topic, group, queue_id))})
+
+
+def _size(request: RemotingCommand) -> int:
+    return len(request.body) + sum([len(name) + len(text) for name, text in request.ext_fields.items()])
 
 
 def _pop_answer(request: RemotingCommand, code: ResponseCode, result: PopResult) -> RemotingCommand:
