@@ -127,7 +127,7 @@ class PopMessageProcessor:
 
         Args:
             request: what is wanted.
-            owner: whose request it is: for ``channel_closed``, after which nobody is told anything.
+            owner: whose request it is: for ``channel_closed``, after which it waits no more.
             answer: told the messages once their leases are on the disk, or that there are none.
             refused: told why not, instead.
         """
@@ -143,7 +143,7 @@ class PopMessageProcessor:
                 else:
                     self._wait(request, call, owner, result, answer, refused)
                 if error is None and result.rest_num > 0:
-                    self.polling.notify(PollingKey(request.topic, request.group, request.queue_id))
+                    self.polling.notify(PollingKey(call.topic, call.group, call.queue_id))
 
             self._service.pop(call, done)
         except RocketMQError as error:
@@ -159,7 +159,7 @@ class PopMessageProcessor:
         refused: Callable[[RocketMQError], None],
     ) -> None:
         polled = self.polling.polling(
-            PollingKey(request.topic, request.group, request.queue_id), request.born_ms, request.poll_ms,
+            PollingKey(call.topic, call.group, call.queue_id), request.born_ms, request.poll_ms,
             call.message_filter, lambda: self.pop(request, owner, answer, refused), owner,
             request.size + len(request.expression or ""),
         )  # fmt: skip
