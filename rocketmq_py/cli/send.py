@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import BinaryIO
 
+from rocketmq_py.cli.credentials import credentials
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.message import Message
 from rocketmq_py.producer import DefaultMQProducer
@@ -30,7 +31,7 @@ def send(
     """Send every body; returns how many. Ctrl-C says how many it were."""
     messages = (Message(topic, body, tags=tags, keys=keys) for body in bodies)
     sent = 0
-    with DefaultMQProducer(PRODUCER_GROUP, namesrv_addr=namesrv) as producer:
+    with DefaultMQProducer(PRODUCER_GROUP, namesrv_addr=namesrv, **credentials()) as producer:
         try:
             while some := list(islice(messages, batch)):
                 producer.send(some if len(some) > 1 else some[0])
