@@ -52,6 +52,7 @@ from rocketmq_py.push_consumer import DefaultMQPushConsumer, ServiceState
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.rpc_hook import RPCHook
 from rocketmq_py.request_reply import create_reply_message
+from rocketmq_py.simple_consumer import SimpleConsumer
 from rocketmq_py.transaction_producer import TransactionListener, TransactionMQProducer
 
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "SendResult",
     "SendStatus",
     "ServiceState",
+    "SimpleConsumer",
     "StoreError",
     "TooManyRequestsError",
     "TransactionListener",

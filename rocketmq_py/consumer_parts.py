@@ -18,8 +18,10 @@ from rocketmq_py.consumer.message_popper import MessagePopper, init_mode
 from rocketmq_py.consumer.message_puller import MessagePuller
 from rocketmq_py.consumer.offset_file import OffsetFile, offset_file_path
 from rocketmq_py.consumer.offset_store import OffsetStore, ReadOffsetType, RemoteBrokerOffsetStore
+from rocketmq_py.consumer.pop_failures import DelayTableFailures
 from rocketmq_py.consumer.pop_queues import PopQueues
 from rocketmq_py.consumer.pop_settlement import PopSettlement
+from rocketmq_py.consumer.pop_terms import RemotingPopTerms
 from rocketmq_py.consumer.ports import Broker, Group, PopBroker, StatusBroker
 from rocketmq_py.consumer.process_queue import WindowSnapshot
 from rocketmq_py.consumer.rebalance import RebalanceImpl
@@ -210,7 +212,30 @@ class ConsumerParts:
         path = offset_file_path(config.local_offset_store_dir, self.client.client_id, self._group)
         return LocalFileOffsetStore(self._group, OffsetFile(path, warnings), runtime, warnings)
 
-    # Life.
+    # Subscriptions and life.
+
+    @property
+    def forked(self) -> bool:
+        """See ``MQClientInstance.forked``."""
+        return self.client.forked
+
+    def subscribe(self, subscription: SubscriptionData) -> None:
+        """Consume a further topic, or by another expression."""
+        self.rebalance.subscribe(subscription)
+        self.client.rebalance_immediately()
+
+    def unsubscribe(self, topic: str) -> None:
+        """Consume a topic no more."""
+        self.rebalance.unsubscribe(topic)
+        self.client.rebalance_immediately()
+
+    def set_paused(self, paused: bool) -> None:
+        """Pull no more, or again."""
+        self.puller.paused = self.rebalance.paused = paused
+        if self.pops is not None:
+            self.pops.popper.paused = paused
+        if not paused:
+            self.client.rebalance_immediately()
 
     def join_group(self) -> None:
         """Register, learn routes, let brokers know, begin. Source: DefaultMQPushConsumerImpl.start, second half."""
@@ -442,13 +467,21 @@ class PopParts:
         stats = shared.consumer_stats.group(group)
         broker: PopBroker = shared.pop_broker
         settlement = PopSettlement(group, broker, counters, RateLimitedLog(runtime.clock, _log))
+        failures = DelayTableFailures(
+            group=group,
+            config=config,
+            clock=runtime.clock,
+            settlement=settlement,
+            send_back=send_back,
+            counters=counters,
+        )
         self.service = ConsumeMessagePopConcurrentlyService(
             group=group,
             config=config,
             listener=check_listener(listener),
             runtime=runtime,
             settlement=settlement,
-            send_back=send_back,
+            failures=failures,
             hooks=setup.hooks,
             counters=counters,
             stats=stats,
@@ -463,6 +496,8 @@ class PopParts:
             stats=stats,
             subscription=subscription,
             settlement=settlement,
+            failures=failures,
+            terms=RemotingPopTerms(config),
             consume=self.service.submit_pop_consume_request,
             filter_hooks=setup.filter_hooks,
         )

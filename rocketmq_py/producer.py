@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rocketmq_py.client_instance import FORKED, MQClientInstance, TransactionCheck, process_clients
 from rocketmq_py.errors import ConfigError, IllegalStateError, RequestTimeoutError, RocketMQError
 from rocketmq_py.model import names
+from rocketmq_py.model.compression import compress
 from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
 from rocketmq_py.model.message import Message, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
@@ -17,28 +18,34 @@ from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionH
 from rocketmq_py.model.results import SendResult
 from rocketmq_py.model.send_callback import Callback, SendCallback, check_callback
 from rocketmq_py.remoting.async_sender import AsyncSender, ChooseQueue
-from rocketmq_py.remoting.message_codec import compress
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.mq_fault_strategy import DETECTOR_PERIOD_MS
 from rocketmq_py.remoting.outgoing_message import OutgoingMessage, outgoing_batch, outgoing_single
 from rocketmq_py.request_reply import Settle, prepare_request
 from rocketmq_py.runtime import Mutex, Runtime, Scheduler, ThreadRuntime
 
+if TYPE_CHECKING:
+    from rocketmq_py.grpc_producer_parts import GrpcProducerParts
+
 _log = logging.getLogger(__name__)
+
+GrpcCheck = Callable[[str, str, MessageExt, str], None]
+"""``check(address, broker, half_message, transaction_id)``; as ``TransactionCheck``, on a thread of the gRPC wire."""
 
 Selector = Callable[[Sequence[MessageQueue], Message, Any], MessageQueue]
 """Chooses a message's queue: ``selector(queues, message, arg)``. Source: MessageQueueSelector."""
 
 
-class _Running:
+class Running:
     """What a producer has between ``start`` and ``shutdown``."""
 
-    __slots__ = ("_detector", "async_sender", "client", "sender")
+    __slots__ = ("_detector", "_group", "async_sender", "client", "sender")
 
     def __init__(
         self, client: MQClientInstance, group: str, config: ProducerConfig, hooks: ProducerHooks, runtime: Runtime
     ) -> None:
         self.client = client
+        self._group = group
         self.sender = client.make_sender(group, config, hooks)
         self.async_sender = AsyncSender(self.sender, config, runtime)
         self._detector: Scheduler | None = None
@@ -46,11 +53,22 @@ class _Running:
             self._detector = runtime.scheduler("LatencyFaultToleranceScheduledThread")
             self._detector.schedule_at_fixed_rate(DETECTOR_PERIOD_MS, DETECTOR_PERIOD_MS, self.sender.detect_brokers)
 
+    @property
+    def forked(self) -> bool:
+        """See ``MQClientInstance.forked``."""
+        return self.client.forked
+
+    def note_published(self, topic: str) -> None:
+        """A topic, under its full name, is sent to."""
+        self.client.note_published_topic(self._group, topic)
+
     def shutdown(self) -> None:
-        """End what runs here."""
+        """End what runs here, and leave."""
         self.async_sender.shutdown()
         if self._detector is not None:
             self._detector.shutdown()
+        self.client.unregister_producer(self._group)
+        process_clients.release(self.client)
 
 
 class DefaultMQProducer(ProducerConfig):
@@ -75,7 +93,7 @@ class DefaultMQProducer(ProducerConfig):
         self._runtime: Runtime = ThreadRuntime()
         self._hooks = ProducerHooks()
         self._lock = Mutex()  # guards the three below, and the registration of hooks
-        self._running: _Running | None = None
+        self._running: Running | GrpcProducerParts | None = None
         self._closed = False
         self._announced: set[str] = set()  # topics whose brokers have been told of this producer
 
@@ -92,12 +110,14 @@ class DefaultMQProducer(ProducerConfig):
         self._wire_group = self.with_namespace(self.group)  # as brokers know it
         self.check_producer(self._wire_group)
         compress(b"probe", self.compress_type.value, self.compress_level)  # a missing library shows now
+        if self.endpoints is not None:
+            self._start_grpc()
+            return
         with self._lock:
-            if self._running is not None or self._closed:
-                raise IllegalStateError("a producer is started once: make a new one")
+            self._check_new()
             client = process_clients.acquire(self)
             if client.register_producer(self._wire_group, self._transaction_check()):
-                self._running = running = _Running(client, self._wire_group, self, self._hooks, self._runtime)
+                self._running = running = Running(client, self._wire_group, self, self._hooks, self._runtime)
             else:
                 running = None
         if running is None:
@@ -108,10 +128,28 @@ class DefaultMQProducer(ProducerConfig):
             )
         self._fetch_routes(running)
 
-    def _fetch_routes(self, running: _Running) -> None:
+    def _check_new(self) -> None:
+        if self._running is not None or self._closed:
+            raise IllegalStateError("a producer is started once: make a new one")
+
+    def _start_grpc(self) -> None:
+        from rocketmq_py.grpc_producer_parts import GrpcProducerParts
+
+        with self._lock:
+            self._check_new()
+        parts = GrpcProducerParts(self, self._hooks, self._runtime, self._grpc_check())
+        with self._lock:
+            taken = self._running is None and not self._closed
+            if taken:
+                self._running = parts
+        if not taken:
+            parts.shutdown()
+            raise IllegalStateError("the producer was started or shut down meanwhile")
+
+    def _fetch_routes(self, running: Running) -> None:
         """Source: initTopicRoute, and the heartbeat at the end of start."""
         for topic in self.topics:
-            self._note_published(running, topic)
+            running.note_published(self.with_namespace(topic))
             try:
                 running.sender.publish_queues(topic)
             except RocketMQError as error:
@@ -130,10 +168,9 @@ class DefaultMQProducer(ProducerConfig):
             running, self._running = self._running, None
             self._closed = True
         if running is not None:
-            running.client.request_futures.fail(self, IllegalStateError("the producer was shut down"))
+            if isinstance(running, Running):
+                running.client.request_futures.fail(self, IllegalStateError("the producer was shut down"))
             running.shutdown()
-            running.client.unregister_producer(self._wire_group)
-            process_clients.release(running.client)
 
     def send(
         self,
@@ -256,7 +293,7 @@ class DefaultMQProducer(ProducerConfig):
             outcome.append(result)
             settled.set()
 
-        futures = self._started().client.request_futures
+        futures = self._remoting("request").client.request_futures
         correlation_id = self._request(message, timeout_ms, selector, arg, settle)
         try:
             settled.wait(deadline_ms - self._runtime.clock.monotonic_ms())
@@ -312,7 +349,7 @@ class DefaultMQProducer(ProducerConfig):
         self, message: Message, timeout_ms: int, selector: Selector | None, arg: object, settle: Settle
     ) -> str:
         """Send a request whose reply, or failure, ``settle`` is told; its correlation id."""
-        running = self._started()
+        running = self._remoting("request")
         if not isinstance(message, Message):
             raise ConfigError(f"a request is one Message, not {type(message).__name__}")
         deadline_ms = self._runtime.clock.monotonic_ms() + timeout_ms
@@ -335,7 +372,7 @@ class DefaultMQProducer(ProducerConfig):
             raise
         return correlation_id
 
-    def _announce(self, running: _Running, topic: str) -> None:
+    def _announce(self, running: Running, topic: str) -> None:
         """Make sure that the topic's brokers know this producer: they call it back. Java: only without a route."""
         with self._lock:
             if topic in self._announced:
@@ -344,6 +381,29 @@ class DefaultMQProducer(ProducerConfig):
         if running.client.send_heartbeat_to_all_brokers():
             with self._lock:
                 self._announced.add(topic)
+
+    def recall_message(self, topic: str, recall_handle: str, timeout_ms: int | None = None) -> str:
+        """Take a delayed message back before its time has come; only with ``endpoints``.
+
+        Args:
+            topic: its topic.
+            recall_handle: from its ``SendResult``.
+            timeout_ms: default ``send_msg_timeout``.
+
+        Returns:
+            The id of the message.
+
+        Raises:
+            BrokerError: its time has come, or the broker does not do it (``recallMessageEnable``).
+            ConfigError: this is not a producer with ``endpoints``.
+
+        Source: DefaultMQProducer.recallMessage.
+        """
+        running = self._started()
+        names.check_topic(topic)
+        if isinstance(running, Running):
+            raise ConfigError("recall_message is offered with endpoints only")
+        return running.sender.recall_message(topic, recall_handle, self._timeout(timeout_ms))
 
     # Hooks.
 
@@ -383,24 +443,31 @@ class DefaultMQProducer(ProducerConfig):
         state = "running" if self._running is not None else "shut down" if self._closed else "not started"
         return f"<{type(self).__name__} {self.group} {state}>"
 
-    def _started(self) -> _Running:
+    def _started(self) -> Running | GrpcProducerParts:
         running = self._running
         if running is None:
             raise IllegalStateError("the producer is not started" if not self._closed else "the producer was shut down")
-        if running.client.forked:
+        if running.forked:
             raise IllegalStateError(FORKED.format("producer"))
         return running
 
     def _forked(self) -> bool:
         running = self._running
-        return running is not None and running.client.forked
-
-    def _note_published(self, running: _Running, topic: str) -> None:
-        running.client.note_published_topic(self._wire_group, self.with_namespace(topic))
+        return running is not None and running.forked
 
     def _transaction_check(self) -> TransactionCheck | None:
         """Who answers a broker's questions about transactions: nobody here."""
         return None
+
+    def _grpc_check(self) -> GrpcCheck | None:
+        """The same for a server of the gRPC wire."""
+        return None
+
+    def _remoting(self, what: str) -> Running:
+        running = self._started()
+        if not isinstance(running, Running):
+            raise ConfigError(f"endpoints: {what} is not offered on the gRPC wire")
+        return running
 
     def _timeout(self, timeout_ms: int | None) -> int:
         if timeout_ms is None:
@@ -410,7 +477,7 @@ class DefaultMQProducer(ProducerConfig):
 
     def _prepared(
         self,
-        running: _Running,
+        running: Running | GrpcProducerParts,
         message: Message | Sequence[Message],
         selector: Selector | None,
         arg: object,
@@ -419,9 +486,16 @@ class DefaultMQProducer(ProducerConfig):
         """What goes out, and how to find the queue that it must go to, if there is one."""
         if isinstance(message, Message):
             outgoing = outgoing_single(message, self.max_message_size)
+        elif not isinstance(running, Running):
+            raise ConfigError("endpoints: the gRPC protocol has no batches: send messages one by one, or send_async")
         else:
             outgoing = outgoing_batch(message, self.max_message_size, self._runtime.clock)
-        self._note_published(running, outgoing.topic)
+        running.note_published(self.with_namespace(outgoing.topic))
+        if not isinstance(running, Running):
+            if queue is not None or selector is not None:
+                raise ConfigError("endpoints: the server chooses the queue; a message_group keeps messages in order")
+            return outgoing, lambda: None
+        remoting_sender = running.sender
         if queue is not None:
             _check_queue(queue, outgoing.topic, selector)
         if selector is None:
@@ -430,7 +504,7 @@ class DefaultMQProducer(ProducerConfig):
             raise ConfigError(f"a selector is called with (queues, message, arg), {selector!r} cannot be called")
         if not isinstance(message, Message):
             raise ConfigError("a batch goes to one queue as a whole: give the selector a single message")
-        return outgoing, lambda: _selected(running.sender, selector, message, arg)
+        return outgoing, lambda: _selected(remoting_sender, selector, message, arg)
 
 
 def _check_queue(queue: object, topic: str, selector: Selector | None) -> None:

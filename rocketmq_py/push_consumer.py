@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from rocketmq_py.client_instance import FORKED, process_clients
 from rocketmq_py.consumer.hooks import ConsumeMessageHook, FilterMessageHook
@@ -60,6 +60,25 @@ TRANSITIONS: Mapping[ServiceState, frozenset[ServiceState]] = {
 }
 
 
+class Parts(Protocol):
+    """What a running consumer consists of, on either wire: ``ConsumerParts``, ``GrpcConsumerParts``."""
+
+    subscriptions: Sequence[SubscriptionData]
+
+    @property
+    def forked(self) -> bool: ...  # noqa: D102
+    def subscribe(self, subscription: SubscriptionData) -> None: ...  # noqa: D102
+    def unsubscribe(self, topic: str) -> None: ...  # noqa: D102
+    def set_paused(self, paused: bool) -> None: ...  # noqa: D102
+    def join_group(self) -> None: ...  # noqa: D102
+    def leave_group(self, await_ms: int) -> None: ...  # noqa: D102
+    def windows(self) -> Mapping[MessageQueue, WindowSnapshot]: ...  # noqa: D102
+    def fetch_subscribe_message_queues(self, topic: str) -> frozenset[MessageQueue]: ...  # noqa: D102
+    def reset_offset_by_timestamp(self, timestamp_ms: int) -> None: ...  # noqa: D102
+    def send_message_back(self, msg: MessageExt, delay_level: int) -> bool: ...  # noqa: D102
+    def update_core_pool_size(self, size: int) -> None: ...  # noqa: D102
+
+
 class DefaultMQPushConsumer(ConsumerConfig):
     """Consumes topics: gets messages from RocketMQ and calls a listener with them.
 
@@ -105,7 +124,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         self._hooks: list[ConsumeMessageHook] = []
         self._filter_hooks: list[FilterMessageHook] = []
         self._counters = ConsumerCounters()
-        self._parts: ConsumerParts | None = None
+        self._parts: Parts | None = None
         self._shutdown_asked = False
 
     def subscribe(self, topic: str, expression: str | MessageSelector | None = SUB_ALL) -> None:
@@ -138,8 +157,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
             self._subscriptions[topic] = subscription
             parts = self._parts
         if parts is not None:
-            parts.rebalance.subscribe(subscription)
-            parts.client.rebalance_immediately()
+            parts.subscribe(subscription)
 
     def unsubscribe(self, topic: str) -> None:
         """Stop consuming a topic; also while running. Its queues are given up at the next rebalance, at once."""
@@ -149,8 +167,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
             self._subscriptions.pop(topic, None)
             parts = self._parts
         if parts is not None:
-            parts.rebalance.unsubscribe(topic)
-            parts.client.rebalance_immediately()
+            parts.unsubscribe(topic)
 
     def register_message_listener(self, listener: MessageListenerConcurrently | MessageListenerOrderly) -> None:
         """Say what to call with messages. The kind of the listener decides whether queues are consumed in order.
@@ -230,28 +247,35 @@ class DefaultMQPushConsumer(ConsumerConfig):
             self._parts = parts
             for subscription in self._subscriptions.values():
                 if subscription not in parts.subscriptions:  # made while start was under way
-                    parts.rebalance.subscribe(subscription)
+                    parts.subscribe(subscription)
         self._enter(ServiceState.RUNNING)
         if self._shutdown_asked:
             self.shutdown()
             return
         self._warn_of_batch_size()
 
-    def _join_group(self, listener: MessageListenerConcurrently | MessageListenerOrderly) -> ConsumerParts:
-        client = process_clients.acquire(self)
-        try:
-            with self._lock:
-                subscriptions = list(self._subscriptions.values())
-            parts = ConsumerParts(self._setup(listener), client, subscriptions)
-        except BaseException:
-            process_clients.release(client)
-            raise
+    def _join_group(self, listener: MessageListenerConcurrently | MessageListenerOrderly) -> Parts:
+        parts = self._make_parts(listener)
         try:
             parts.join_group()
         except BaseException:
             parts.leave_group(FAILED_START_AWAIT_MS)
             raise
         return parts
+
+    def _make_parts(self, listener: MessageListenerConcurrently | MessageListenerOrderly) -> Parts:
+        with self._lock:
+            subscriptions = list(self._subscriptions.values())
+        if self.endpoints is not None:
+            from rocketmq_py.grpc_consumer_parts import GrpcConsumerParts
+
+            return GrpcConsumerParts(self._setup(listener), subscriptions)
+        client = process_clients.acquire(self)
+        try:
+            return ConsumerParts(self._setup(listener), client, subscriptions)
+        except BaseException:
+            process_clients.release(client)
+            raise
 
     def _setup(self, listener: MessageListenerConcurrently | MessageListenerOrderly) -> ConsumerSetup:
         return ConsumerSetup(
@@ -366,12 +390,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
         self._running().update_core_pool_size(core_pool_size)
 
     def _set_paused(self, paused: bool) -> None:
-        parts = self._running()
-        parts.puller.paused = parts.rebalance.paused = paused
-        if parts.pops is not None:
-            parts.pops.popper.paused = paused
-        if not paused:
-            parts.client.rebalance_immediately()
+        self._running().set_paused(paused)
 
     def __enter__(self) -> Self:
         """``start``."""
@@ -387,7 +406,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
     def __repr__(self) -> str:
         return f"<DefaultMQPushConsumer {self.group} {self._state.value} {sorted(self._subscriptions)}>"
 
-    def _running(self) -> ConsumerParts:
+    def _running(self) -> Parts:
         self._check_not_forked()
         with self._lock:
             parts = self._parts
@@ -397,7 +416,7 @@ class DefaultMQPushConsumer(ConsumerConfig):
 
     def _forked(self) -> bool:
         parts = self._parts
-        return parts is not None and parts.client.forked
+        return parts is not None and parts.forked
 
     def _check_not_forked(self) -> None:
         if self._forked():

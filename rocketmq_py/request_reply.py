@@ -17,10 +17,10 @@ from rocketmq_py.clock import Clock
 from rocketmq_py.errors import ConfigError, ProtocolError, RequestTimeoutError, RocketMQError, TooManyRequestsError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import MessageSysFlag
+from rocketmq_py.model.compression import decompress
 from rocketmq_py.model.config import split_address
 from rocketmq_py.model.message import Message, MessageConst, MessageExt, parse_properties
 from rocketmq_py.remoting.frame import RemotingCommand
-from rocketmq_py.remoting.message_codec import decompress
 from rocketmq_py.remoting.message_sender import REPLY_MESSAGE_FLAG
 from rocketmq_py.runtime import Mutex, Scheduler
 

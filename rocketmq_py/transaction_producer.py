@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from rocketmq_py.client_instance import TransactionCheck
@@ -20,7 +21,7 @@ from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check
 from rocketmq_py.model.message import Message, MessageConst, MessageExt
 from rocketmq_py.model.producer_hooks import EndTransactionContext, run_guarded
 from rocketmq_py.model.results import LocalTransactionState, SendResult, SendStatus, TransactionSendResult
-from rocketmq_py.producer import DefaultMQProducer
+from rocketmq_py.producer import DefaultMQProducer, GrpcCheck, Running
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_message_id
@@ -61,11 +62,13 @@ class TransactionListener(Protocol):
 
 
 class _Check(NamedTuple):
-    """A broker's question."""
+    """A server's question, and how to answer it."""
 
     address: str
     msg: MessageExt
-    request: RemotingCommand
+    transaction_id: str | None
+    size_bytes: int
+    tell: Callable[[LocalTransactionState, str | None], None]
 
 
 class TransactionMQProducer(DefaultMQProducer):
@@ -170,8 +173,9 @@ class TransactionMQProducer(DefaultMQProducer):
         outgoing.properties.pop(MessageConst.DELAY_TIME_LEVEL, None)
         outgoing.properties[MessageConst.TRANSACTION_PREPARED] = "true"
         outgoing.properties[MessageConst.PRODUCER_GROUP] = self._wire_group
-        self._note_published(running, message.topic)
-        self._announce(running, message.topic)
+        running.note_published(self.with_namespace(message.topic))
+        if isinstance(running, Running):
+            self._announce(running, message.topic)
         sent = running.sender.send(outgoing, self.send_msg_timeout, retries=self.retry_times_when_send_failed)
         state, remark = LocalTransactionState.ROLLBACK_MESSAGE, None
         if sent.send_status is SendStatus.SEND_OK:
@@ -194,6 +198,13 @@ class TransactionMQProducer(DefaultMQProducer):
         broker_name = sent.message_queue.broker_name
         try:
             running = self._started()
+            if not isinstance(running, Running):
+                self._run_hooks(message, broker_name, sent.msg_id, sent.transaction_id, state, from_check=False)
+                running.sender.end_transaction(
+                    self.with_namespace(message.topic), broker_name, sent.msg_id, sent.transaction_id or "", state,
+                    asked=False,
+                )  # fmt: skip
+                return
             broker = running.client.routes.find_broker(broker_name, only_this=True)
             address = broker.address if broker is not None else None
             self._run_hooks(message, address, sent.msg_id, sent.transaction_id, state, from_check=False)
@@ -222,15 +233,47 @@ class TransactionMQProducer(DefaultMQProducer):
         fields = {**fields, "producerGroup": self._wire_group, "commitOrRollback": str(_COMMIT_OR_ROLLBACK[state])}
         known = {name: value for name, value in fields.items() if value is not None}
         short = remark[:REMARK_MAX_LENGTH] if remark is not None else None
-        self._started().client.broker.end_transaction(address, known, short, timeout_ms)
+        self._remoting("end_transaction").client.broker.end_transaction(address, known, short, timeout_ms)
 
     # Questions of brokers.
 
     def _transaction_check(self) -> TransactionCheck:
         return self._take_check
 
+    def _grpc_check(self) -> GrpcCheck:
+        return self._take_grpc_check
+
     def _take_check(self, address: str, msg: MessageExt, request: RemotingCommand) -> None:
         """On the I/O thread."""
+        asked = request.ext_fields
+
+        def tell(state: LocalTransactionState, remark: str | None) -> None:
+            fields = {
+                "topic": asked.get("topic"),
+                "commitLogOffset": asked.get("commitLogOffset"),
+                "tranStateTableOffset": asked.get("tranStateTableOffset"),
+                "fromTransactionCheck": "true",
+                "msgId": msg.msg_id,
+                "transactionId": asked.get("transactionId"),
+                "bname": asked.get("bname"),
+            }
+            self._tell(address, fields, state, remark, END_AFTER_CHECK_TIMEOUT_MS)
+
+        self._take(_Check(address, msg, asked.get("transactionId"), len(request.body), tell))
+
+    def _take_grpc_check(self, address: str, broker: str, msg: MessageExt, transaction_id: str) -> None:
+        """On the thread that reads the server's commands. Behaviour: GP-05."""
+        topic = msg.topic
+
+        def tell(state: LocalTransactionState, remark: str | None) -> None:
+            running = self._started()
+            if not isinstance(running, Running):
+                running.sender.end_transaction(topic, broker, msg.msg_id, transaction_id, state, asked=True)
+
+        self._take(_Check(address, msg, transaction_id, len(msg.body), tell))
+
+    def _take(self, check: _Check) -> None:
+        """Have a question answered on a check thread."""
         with self._lock:
             if self._closed:
                 return
@@ -241,22 +284,22 @@ class TransactionMQProducer(DefaultMQProducer):
                 self._pool = self._runtime.worker_pool("TransactionCheck_", size, self._answer_check)
             if not full:
                 self._checks_waiting += 1
-                self._checks_waiting_bytes += len(request.body)
+                self._checks_waiting_bytes += check.size_bytes
             pool = self._pool
         if full:
             self._check_warnings.warning(
                 "full", "%s questions about transactions wait already, one of %s is dropped; it will ask again",
-                waiting, address,
+                waiting, check.address,
             )  # fmt: skip
         else:
-            pool.submit(_Check(address, msg, request))
+            pool.submit(check)
 
     def _answer_check(self, check: _Check) -> None:
         """Source: DefaultMQProducerImpl.checkTransactionState."""
-        address, msg, request = check
+        address, msg, transaction_id, _, tell = check
         with self._lock:
             self._checks_waiting -= 1
-            self._checks_waiting_bytes -= len(request.body)
+            self._checks_waiting_bytes -= check.size_bytes
         listener = self.transaction_listener
         if listener is None:
             self._check_warnings.warning(
@@ -271,19 +314,9 @@ class TransactionMQProducer(DefaultMQProducer):
         except BaseException as error:  # noqa: BLE001 - border: the listener is the user's code
             _log.exception("checking the local transaction of message %s failed, the broker will ask again", msg.msg_id)
             remark = f"checkLocalTransactionState Exception: {error!r}"
-        asked = request.ext_fields
-        self._run_hooks(msg, address, msg.msg_id, asked.get("transactionId"), state, from_check=True)
-        fields = {
-            "topic": asked.get("topic"),
-            "commitLogOffset": asked.get("commitLogOffset"),
-            "tranStateTableOffset": asked.get("tranStateTableOffset"),
-            "fromTransactionCheck": "true",
-            "msgId": msg.msg_id,
-            "transactionId": asked.get("transactionId"),
-            "bname": asked.get("bname"),
-        }
+        self._run_hooks(msg, address, msg.msg_id, transaction_id, state, from_check=True)
         try:
-            self._tell(address, fields, state, remark, END_AFTER_CHECK_TIMEOUT_MS)
+            tell(state, remark)
         except RocketMQError as error:
             self._check_warnings.warning(
                 address, "%s could not be told about the transaction of message %s and will ask again: %s",

@@ -39,6 +39,19 @@ app.add_typer(offset_app, name="offset")
 app.add_typer(dlq_app, name="dlq")
 
 
+Endpoints = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--endpoints", help="A proxy's gRPC port, host:port, instead of --namesrv.", show_default=False,
+    ),
+]  # fmt: skip
+
+
+def _address(namesrv: str | None, endpoints: str | None) -> dict[str, str | None]:
+    """Where to connect to, as a setting. NAMESRV_ADDR may be set for others: endpoints win."""
+    return {"namesrv_addr": namesrv} if endpoints is None else {"endpoints": endpoints}
+
+
 def _tell_version(asked: bool) -> None:
     if asked:
         typer.echo(f"rocketmq_py {__version__}")
@@ -65,6 +78,7 @@ def send(
         typer.Argument(help="'-' sends one message per line of standard input.", show_default=False),
     ] = None,
     namesrv: NameServers = None,
+    endpoints: Endpoints = None,
     count: Annotated[int, typer.Option(min=1, help="Messages to send, of generated text.")] = 1,
     size: Annotated[int, typer.Option(min=1, help="Bytes of each generated body.")] = 100,
     batch: Annotated[int, typer.Option(min=1, help="Messages per request.")] = 1,
@@ -76,7 +90,7 @@ def send(
         raise typer.BadParameter("the only source is '-', standard input", param_hint="SOURCE")
     bodies = sending.lines(sys.stdin.buffer) if source == "-" else sending.generated(count, size)
     with errors_as_messages():
-        sent = sending.send(namesrv, topic, bodies, batch=batch, tags=tags, keys=keys)
+        sent = sending.send(_address(namesrv, endpoints), topic, bodies, batch=batch, tags=tags, keys=keys)
     typer.echo(f"sent {sent} message{'' if sent == 1 else 's'} to {topic}")
 
 
@@ -85,6 +99,7 @@ def consume(
     topic: Annotated[str, typer.Option(help="Topic to consume.")],
     group: Annotated[str, typer.Option(help="Consumer group.")],
     namesrv: NameServers = None,
+    endpoints: Endpoints = None,
     tags: Annotated[str, typer.Option(help="Tag expression, 'TagA || TagB'.")] = "*",
     start: Annotated[
         str,
@@ -110,7 +125,7 @@ def consume(
     where, moment = _consume_from(start)
     with errors_as_messages():
         complete = consuming.consume(
-            namesrv,
+            _address(namesrv, endpoints),
             topic,
             group,
             tags=tags,

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rocketmq_py.cli.credentials import credentials
 from rocketmq_py.cli.output import CONTROLS
@@ -27,7 +27,7 @@ from rocketmq_py.push_consumer import DefaultMQPushConsumer
 
 
 def consume(
-    namesrv: str | None,
+    address: Mapping[str, str | None],
     topic: str,
     group: str,
     *,
@@ -42,6 +42,8 @@ def consume(
 ) -> bool:
     """Print messages until ``count`` came, the time is over, or a signal asks for the end.
 
+    ``address`` is ``namesrv_addr`` or ``endpoints``.
+
     Returns:
         False when the time was over before ``count`` came, or nobody reads any more.
 
@@ -51,9 +53,7 @@ def consume(
     done = threading.Event()
     printer = _Printer(count, as_json, done.set)
     model = MessageModel.BROADCASTING if broadcast else MessageModel.CLUSTERING
-    consumer = DefaultMQPushConsumer(
-        group, namesrv_addr=namesrv, consume_from_where=where, message_model=model, **credentials()
-    )
+    consumer = DefaultMQPushConsumer(group, **address, consume_from_where=where, message_model=model, **credentials())
     if moment is not None:
         consumer.consume_timestamp = moment
     consumer.subscribe(topic, tags)

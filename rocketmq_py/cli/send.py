@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import BinaryIO
 
@@ -26,12 +26,20 @@ def generated(count: int, size: int) -> Iterator[bytes]:
 
 
 def send(
-    namesrv: str | None, topic: str, bodies: Iterable[bytes], *, batch: int, tags: str | None, keys: str | None
+    address: Mapping[str, str | None],
+    topic: str,
+    bodies: Iterable[bytes],
+    *,
+    batch: int,
+    tags: str | None,
+    keys: str | None,
 ) -> int:
-    """Send every body; returns how many. Ctrl-C says how many it were."""
+    """Send every body to ``namesrv_addr`` or ``endpoints``; returns how many. Ctrl-C says how many it were."""
+    if "endpoints" in address:
+        batch = 1  # the gRPC protocol has no batches
     messages = (Message(topic, body, tags=tags, keys=keys) for body in bodies)
     sent = 0
-    with DefaultMQProducer(PRODUCER_GROUP, namesrv_addr=namesrv, **credentials()) as producer:
+    with DefaultMQProducer(PRODUCER_GROUP, **address, **credentials()) as producer:
         try:
             while some := list(islice(messages, batch)):
                 producer.send(some if len(some) > 1 else some[0])

@@ -12,25 +12,21 @@ from collections.abc import Sequence
 from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
 from rocketmq_py.consumer.listener_caller import ConcurrentListenerCaller, batches
+from rocketmq_py.consumer.pop_consume_timeouts import PopConsumeTimeouts
+from rocketmq_py.consumer.pop_failures import PopFailures
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
-from rocketmq_py.consumer.pop_settlement import PopSettlement
-from rocketmq_py.consumer.send_back import SendMessageBack
+from rocketmq_py.consumer.pop_settlement import Settlement
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
-from rocketmq_py.errors import ProtocolError
 from rocketmq_py.model.config import ConsumerConfig
-from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.listener import ConsumeConcurrently
-from rocketmq_py.model.message import MessageConst, MessageExt
+from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Runtime
 
-POP_DELAY_LEVEL = (10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1_200, 1_800, 3_600, 7_200)
-"""Seconds until a failed message comes again, by how often it came again already. Not the broker's delay levels."""
-
-GIVE_UP_AGE_MS = POP_DELAY_LEVEL[-1] * 1_000 * 2
-"""A message that failed too often is given up once it is older than this."""
+GIVE_BACK_MS = 1_000
+"""At the end of a consumer, for giving back what could not be consumed."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +44,12 @@ class ConsumeMessagePopConcurrentlyService:
         config: ConsumerConfig,
         listener: ConsumeConcurrently,
         runtime: Runtime,
-        settlement: PopSettlement,
-        send_back: SendMessageBack,
+        settlement: Settlement,
+        failures: PopFailures,
         hooks: Sequence[ConsumeMessageHook],
         counters: ConsumerCounters,
         stats: GroupStats,
+        timeouts: PopConsumeTimeouts | None = None,
     ) -> None:
         self._group = group
         self._config = config
@@ -61,7 +58,10 @@ class ConsumeMessagePopConcurrentlyService:
         )
         self._clock = runtime.clock
         self._settlement = settlement
-        self._send_back = send_back
+        self._failures = failures
+        self._timeouts = timeouts
+        self._drain_ends_ms: int | None = None
+        self._gave_back = False
         self._counters = counters
         self._stats = stats
         self._warnings = RateLimitedLog(runtime.clock, _log)
@@ -76,10 +76,15 @@ class ConsumeMessagePopConcurrentlyService:
     def shutdown(self, await_ms: int) -> bool:
         """Take no more, wait for what is cached, then forget it: it comes again when its invisible time has passed.
 
+        Where the server renews leases by itself it is given back.
+
         Returns:
             True when every cached message was consumed.
         """
-        return self._pool.shutdown(await_ms)
+        if not self._failures.outlives_drop:
+            return self._pool.shutdown(await_ms)
+        self._drain_ends_ms = self._clock.monotonic_ms() + await_ms
+        return self._pool.shutdown(await_ms + GIVE_BACK_MS) and not self._gave_back
 
     def submit_pop_consume_request(self, msgs: list[MessageExt], queue: PopProcessQueue, mq: MessageQueue) -> None:
         """Hand messages to the consume threads in batches of ``consume_message_batch_max_size``.
@@ -90,37 +95,36 @@ class ConsumeMessagePopConcurrentlyService:
         """
         now_ms = self._clock.monotonic_ms()
         for batch in batches(msgs, self._config.consume_message_batch_max_size):
-            invisible_ms = self._invisible_ms(batch[0])
-            self._pool.submit((batch, queue, mq, now_ms + invisible_ms, invisible_ms))
-
-    def _invisible_ms(self, first: MessageExt) -> int:
-        """Length of a batch's lease, by the receipt of its first message; 0 when that cannot be read.
-
-        The lease counts from the arrival, by this machine's clock: Java compares its own clock with the broker's, and
-        consumes nothing at all where they differ by more than the invisible time (deviations).
-        """
-        try:
-            receipt = ExtraInfo.parse(first.get_property(MessageConst.POP_CK))
-        except ProtocolError as error:
-            self._warnings.warning("receipt", "group %s: %s; it is not consumed", self._group, error)
-            return 0
-        return receipt.invisible_time if receipt.pop_time > 0 and receipt.invisible_time > 0 else 0
+            invisible_ms = self._failures.lease_ms(batch[0])
+            taken = self._pool.submit((batch, queue, mq, now_ms + invisible_ms, invisible_ms))
+            if not taken and self._failures.outlives_drop:
+                for msg in batch:
+                    self._failures.give_back(msg, mq, queue)
 
     def _consume(self, request: PopConsumeRequest) -> None:
         """Source: ConsumeRequest.run. Behaviour: PO-04 to PO-06, PO-34."""
         msgs, queue, mq, lease_ends_ms, invisible_ms = request
-        if queue.dropped:
+        outlives_drop = self._failures.outlives_drop
+        if queue.dropped and not outlives_drop:
             _log.info("group %s: queue %s was taken away, %s messages are not consumed", self._group, mq, len(msgs))
+            return
+        if self._drain_ends_ms is not None and self._clock.monotonic_ms() >= self._drain_ends_ms:
+            self._gave_back = True
+            for msg in msgs:
+                self._failures.give_back(msg, mq, queue)
             return
         if self._clock.monotonic_ms() >= lease_ends_ms:
             self._report_timed_out(request, "before they could be consumed")
             return
         context = ConsumeConcurrentlyContext(mq)
         begin_ms = self._clock.monotonic_ms()
+        running = None if self._timeouts is None else self._timeouts.begin(msgs, mq, queue)
         status = self._caller.call(msgs, mq, context, invisible_ms)
         self._stats[mq.topic].inc_consume_rt(self._clock.monotonic_ms() - begin_ms)
-        if queue.dropped:
-            queue.dec_found_msg(-len(msgs))
+        if running is not None and not running.end():
+            return  # it took too long: the messages come again already
+        if queue.dropped and not outlives_drop:
+            queue.dec_found_msg(-len(msgs), -sum(len(msg.body) for msg in msgs))
             _log.warning(
                 "group %s: queue %s was taken away while %s messages were consumed; they come again",
                 self._group, mq, len(msgs),
@@ -132,7 +136,7 @@ class ConsumeMessagePopConcurrentlyService:
 
     def _report_timed_out(self, request: PopConsumeRequest, when: str) -> None:
         msgs, queue, mq, _, invisible_ms = request
-        queue.dec_found_msg(-len(msgs))
+        queue.dec_found_msg(-len(msgs), -sum(len(msg.body) for msg in msgs))
         self._counters.count(Event.POP_TIMED_OUT, len(msgs))
         self._warnings.warning(
             ("timed out", when),
@@ -144,7 +148,7 @@ class ConsumeMessagePopConcurrentlyService:
     def _process_consume_result(
         self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, request: PopConsumeRequest
     ) -> None:
-        """Source: ConsumeMessagePopConcurrentlyService.processConsumeResult. Behaviour: PO-07 to PO-11."""
+        """Source: ConsumeMessagePopConcurrentlyService.processConsumeResult. Behaviour: PO-07, PO-08."""
         msgs, queue, mq = request[:3]
         failed = self._caller.failed_indexes(status, context, len(msgs))
         stats = self._stats[mq.topic]
@@ -152,22 +156,12 @@ class ConsumeMessagePopConcurrentlyService:
             stats.inc_consume_ok_tps(len(msgs) - len(failed))
         stats.inc_consume_failed_tps(len(failed))
         again = set(failed)
+        delay_level = self._delay_level(context) if failed else 0
         for index, msg in enumerate(msgs):
-            queue.ack()
             if index in again:
-                self._again_later(msg, mq, context)
+                self._failures.again_later(msg, mq, queue, delay_level)
             else:
-                self._settlement.ack(msg, mq.topic)
-
-    def _again_later(self, msg: MessageExt, mq: MessageQueue, context: ConsumeConcurrentlyContext) -> None:
-        delay_level = self._delay_level(context)
-        if delay_level < 0 and self._send_back.send(msg, delay_level):
-            self._counters.count(Event.SENT_BACK)
-            self._settlement.ack(msg, mq.topic)
-        elif msg.reconsume_times >= self._config.effective_max_reconsume_times():
-            self._check_need_ack_or_delay(msg, mq)
-        else:
-            self._change_pop_invisible_time(msg, mq, delay_level if delay_level > 0 else msg.reconsume_times)
+                self._settlement.ack(msg, mq.topic, queue)
 
     def _delay_level(self, context: ConsumeConcurrentlyContext) -> int:
         level: object = context.delay_level_when_next_consume
@@ -179,25 +173,3 @@ class ConsumeMessagePopConcurrentlyService:
             self._group, level,
         )  # fmt: skip
         return 0
-
-    def _check_need_ack_or_delay(self, msg: MessageExt, mq: MessageQueue) -> None:
-        """What failed too often is given up when it is old, and else put off by its age.
-
-        Source: ConsumeMessagePopConcurrentlyService.checkNeedAckOrDelay.
-        """
-        age_ms = self._clock.wall_ms() - msg.born_timestamp
-        if age_ms > GIVE_UP_AGE_MS:
-            self._counters.count(Event.POP_GIVEN_UP)
-            self._warnings.warning(
-                "given up",
-                "group %s: message %s (keys %s) failed %s times in %s minutes, it is given up",
-                self._group, msg.msg_id, msg.keys, msg.reconsume_times + 1, age_ms // 60_000,
-            )  # fmt: skip
-            self._settlement.ack(msg, mq.topic)
-        else:
-            self._change_pop_invisible_time(msg, mq, sum(age_ms >= seconds * 1_000 for seconds in POP_DELAY_LEVEL))
-
-    def _change_pop_invisible_time(self, msg: MessageExt, mq: MessageQueue, delay_level: int) -> None:
-        """Have a message come again after the table's delay; a level beyond its ends counts as the end."""
-        seconds = POP_DELAY_LEVEL[min(max(delay_level, 0), len(POP_DELAY_LEVEL) - 1)]
-        self._settlement.change_invisible_time(msg, mq.topic, seconds * 1_000)

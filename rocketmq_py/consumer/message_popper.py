@@ -17,28 +17,22 @@ from rocketmq_py.consumer.flow_control import (
     PULL_TIME_DELAY_MILLS_WHEN_SUSPEND,
 )
 from rocketmq_py.consumer.hooks import FilterMessageHook, run_filter
-from rocketmq_py.consumer.message_puller import BROKER_SUSPEND_MAX_TIME_MILLIS, wanted
+from rocketmq_py.consumer.message_puller import wanted
+from rocketmq_py.consumer.pop_failures import PopFailures
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
-from rocketmq_py.consumer.pop_settlement import PopSettlement
-from rocketmq_py.consumer.ports import PopBroker, PopCall, PullDispatch
+from rocketmq_py.consumer.pop_settlement import Settlement
+from rocketmq_py.consumer.pop_terms import PopTerms
+from rocketmq_py.consumer.ports import PopCall, PopSource, PullDispatch
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model.codes import ResponseCode
-from rocketmq_py.model.config import (
-    DEFAULT_POP_INVISIBLE_TIME,
-    MAX_POP_INVISIBLE_TIME,
-    MIN_POP_INVISIBLE_TIME,
-    ConsumeFromWhere,
-    ConsumerConfig,
-)
+from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeInitMode, PopResult, PopStatus
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Runtime
-
-POP_TIMEOUT_MILLIS = BROKER_SUSPEND_MAX_TIME_MILLIS + 10_000
 
 HASTY_ANSWER_MS = 1_000
 """A broker that answers "nothing" sooner than this does not hold pops; it is not asked again at once."""
@@ -47,14 +41,28 @@ _log = logging.getLogger(__name__)
 
 
 class PopRequest:
-    """The one pop that circulates for an assigned queue. Source: PopRequest."""
+    """A pop that circulates for an assigned queue. Source: PopRequest.
 
-    __slots__ = ("init_mode", "mq", "pop_process_queue")
+    Attributes:
+        name: tells it apart from all others, also those of other members; "" where nobody reads it.
+        attempts: pops of it that brought messages.
+    """
 
-    def __init__(self, mq: MessageQueue, pop_process_queue: PopProcessQueue, init_mode: ConsumeInitMode) -> None:
+    __slots__ = ("attempts", "init_mode", "mq", "name", "pop_process_queue")
+
+    def __init__(
+        self, mq: MessageQueue, pop_process_queue: PopProcessQueue, init_mode: ConsumeInitMode, name: str = ""
+    ) -> None:
         self.mq = mq
         self.pop_process_queue = pop_process_queue
         self.init_mode = init_mode
+        self.name = name
+        self.attempts = 0
+
+    @property
+    def attempt(self) -> str:
+        """Names the next pop: the same until one has brought messages, as the Java gRPC client has it."""
+        return f"{self.name}@{self.attempts}" if self.name else ""
 
     def __repr__(self) -> str:
         return f"<PopRequest {self.mq}>"
@@ -85,12 +93,14 @@ class MessagePopper:
         group: str,
         config: ConsumerConfig,
         runtime: Runtime,
-        broker: PopBroker,
+        broker: PopSource,
         dispatch: PullDispatch,
         counters: ConsumerCounters,
         stats: GroupStats,
         subscription: Callable[[str], SubscriptionData | None],
-        settlement: PopSettlement,
+        settlement: Settlement,
+        failures: PopFailures,
+        terms: PopTerms,
         consume: ConsumePopped,
         filter_hooks: Sequence[FilterMessageHook] = (),
     ) -> None:
@@ -102,6 +112,8 @@ class MessagePopper:
         self._stats = stats
         self._subscription = subscription
         self._settlement = settlement
+        self._failures = failures
+        self._terms = terms
         self._consume = consume
         self._filter_hooks = filter_hooks
         self._now_ms = runtime.clock.monotonic_ms
@@ -119,7 +131,7 @@ class MessagePopper:
         Source: DefaultMQPushConsumerImpl.popMessage.
         """
         queue, config = request.pop_process_queue, self._config
-        if queue.dropped:
+        if queue.dropped and queue.loop_ends():
             _log.info("group %s: %s was taken away, its pops end", self._group, request.mq)
             return
         queue.last_pop_timestamp = self._now_ms()
@@ -129,14 +141,13 @@ class MessagePopper:
         if self.paused:
             self.execute_pop_pull_request_later(request, PULL_TIME_DELAY_MILLS_WHEN_SUSPEND)
             return
-        if (waiting := queue.wait_ack_msg_count) > config.pop_threshold_for_queue:
+        room, exceeded = self._terms.room(queue)
+        if room < 1:
             self.execute_pop_pull_request_later(request, PULL_TIME_DELAY_MILLS_WHEN_CACHE_FLOW_CONTROL)
             self._counters.count(Event.FLOW_CONTROLLED)
             self._warnings.warning(
                 "flow control",
-                "group %s: consumption is slower than the pop, %s is held back: %s messages are not settled, the limit "
-                "is %s",
-                self._group, request.mq, waiting, config.pop_threshold_for_queue,
+                "group %s: consumption is slower than the pop, %s is held back: %s", self._group, request.mq, exceeded,
             )  # fmt: skip
             return
         subscription = self._subscription(request.mq.topic)
@@ -146,23 +157,22 @@ class MessagePopper:
                 ("no subscription", request.mq.topic), "group %s: no subscription to %s", self._group, request.mq.topic
             )
             return
-        self._pop(request, subscription)
+        self._pop(request, subscription, room)
 
-    def _pop(self, request: PopRequest, subscription: SubscriptionData) -> None:
-        invisible_ms = self._config.pop_invisible_time
-        if not MIN_POP_INVISIBLE_TIME <= invisible_ms <= MAX_POP_INVISIBLE_TIME:  # changed since the start
-            invisible_ms = DEFAULT_POP_INVISIBLE_TIME
+    def _pop(self, request: PopRequest, subscription: SubscriptionData, room: int) -> None:
         asked_ms = self._now_ms()
+        poll_ms = self._terms.poll_ms
         self._broker.pop_message(
             PopCall(
                 group=self._group,
                 mq=request.mq,
                 subscription=subscription,
-                max_nums=self._config.pop_batch_nums,
-                invisible_ms=invisible_ms,
+                max_nums=room,
+                invisible_ms=self._terms.invisible_ms,
                 init_mode=request.init_mode,
-                poll_ms=BROKER_SUSPEND_MAX_TIME_MILLIS,
-                timeout_ms=POP_TIMEOUT_MILLIS,
+                poll_ms=poll_ms,
+                timeout_ms=poll_ms + self._terms.timeout_slack_ms,
+                attempt=request.attempt,
             ),
             lambda result: self.on_result(request, result, subscription, asked_ms),
             lambda error: self.on_error(request, error),
@@ -178,8 +188,11 @@ class MessagePopper:
             self.pop_message(request)
 
     def _on_found(self, request: PopRequest, result: PopResult, subscription: SubscriptionData, asked_ms: int) -> None:
-        """Behaviour: PO-34."""
+        """Behaviour: PO-34, GC-04."""
         queue = request.pop_process_queue
+        request.attempts += 1
+        for msg, error in result.corrupted:
+            self._failures.corrupted(msg, request.mq, error)
         stats = self._stats[request.mq.topic]
         stats.inc_pull_rt(self._now_ms() - asked_ms)
         # By the newest subscription, as pulls are filtered.
@@ -188,7 +201,7 @@ class MessagePopper:
             self.pop_message(request)
             return
         stats.inc_pull_tps(len(msgs))
-        queue.inc_found_msg(len(msgs))
+        queue.inc_found_msg(len(msgs), sum(len(msg.body) for msg in msgs))
         self._consume(msgs, queue, request.mq)
         if self._config.pull_interval > 0:
             self.execute_pop_pull_request_later(request, self._config.pull_interval)
@@ -200,18 +213,19 @@ class MessagePopper:
 
         Behaviour: PO-21. Source: DefaultMQPushConsumerImpl.processPopResult.
         """
-        max_times = self._config.effective_max_reconsume_times()
         kept = wanted(msgs, subscription)
         if self._filter_hooks:
             kept = run_filter(self._filter_hooks, self._group, mq, kept, self._config.unit_mode)
-        kept = [msg for msg in kept if msg.reconsume_times <= max_times]
+        too_often = self._failures.too_often
+        kept = [msg for msg in kept if not too_often(msg)]
         if len(kept) != len(msgs):
             ids = {id(msg) for msg in kept}  # by identity: messages have no equality
             for msg in msgs:
-                if id(msg) not in ids:
-                    if msg.reconsume_times > max_times:
-                        self._counters.count(Event.POP_GIVEN_UP)
-                        _log.warning("group %s: %r came too often, it is given up", self._group, msg)
+                if id(msg) in ids:
+                    continue
+                if too_often(msg):
+                    self._failures.give_up(msg, mq)
+                else:
                     self._settlement.ack(msg, mq.topic)
         return kept
 

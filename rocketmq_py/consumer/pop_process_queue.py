@@ -17,7 +17,8 @@ class PopProcessQueue:
     Source:  PopProcessQueue.
 
     Attributes:
-        dropped: the queue was taken away: nothing of it is consumed or acknowledged any more. Never cleared again.
+        dropped: the queue was taken away: no pop of it begins any more. On the remoting wire nothing of it is consumed
+            or acknowledged either, and it is never cleared again.
         last_pop_timestamp: monotonic ms of the last pop attempt, flow-controlled ones too.
     """
 
@@ -25,16 +26,22 @@ class PopProcessQueue:
         self._now_ms = clock.monotonic_ms
         self._lock = Mutex()
         self._wait_ack_counter = 0
+        self._wait_ack_bytes = 0
+        self._loops = 0
         self.dropped = False
         self.last_pop_timestamp = self._now_ms()
 
-    def inc_found_msg(self, count: int) -> None:
-        """Note popped messages. Behaviour: PO-01."""
+    def inc_found_msg(self, count: int, size_bytes: int = 0) -> None:
+        """Note popped messages and the size of their bodies. Behaviour: PO-01."""
         with self._lock:
             self._wait_ack_counter += count
+            self._wait_ack_bytes += size_bytes
 
-    def ack(self) -> int:
+    def ack(self, size_bytes: int = 0) -> int:
         """Note that one message was settled: acknowledged or put off.
+
+        Args:
+            size_bytes: of its body, if that was noted when it was popped.
 
         Returns:
             The count **before**.
@@ -42,17 +49,41 @@ class PopProcessQueue:
         with self._lock:
             before = self._wait_ack_counter
             self._wait_ack_counter = before - 1
+            self._wait_ack_bytes -= size_bytes
             return before
 
-    def dec_found_msg(self, count: int) -> None:
-        """**Adds** ``count``: callers hand over a negative number, as in Java."""
-        self.inc_found_msg(count)
+    def dec_found_msg(self, count: int, size_bytes: int = 0) -> None:
+        """**Adds** both: callers hand over negative numbers, as in Java."""
+        self.inc_found_msg(count, size_bytes)
 
     @property
     def wait_ack_msg_count(self) -> int:
         """Messages popped and not settled. Source: getWaiAckMsgCount."""
         with self._lock:
             return self._wait_ack_counter
+
+    @property
+    def wait_ack_bytes(self) -> int:
+        """Size of the bodies of these messages; 0 on the remoting wire, which does not limit it."""
+        with self._lock:
+            return self._wait_ack_bytes
+
+    def loops_missing(self, wanted: int) -> int:
+        """Take a dropped queue back, if it was dropped; how many pops must begin so that ``wanted`` of it go round.
+
+        Those that were under way when it was dropped go on. Only for queues whose messages outlive that.
+        """
+        with self._lock:
+            self.dropped = False
+            missing, self._loops = wanted - self._loops, wanted
+            return missing
+
+    def loop_ends(self) -> bool:
+        """Called by a pop that found the queue dropped; False: it was taken back meanwhile, go on."""
+        with self._lock:
+            if self.dropped:
+                self._loops -= 1
+            return self.dropped
 
     @property
     def is_pull_expired(self) -> bool:

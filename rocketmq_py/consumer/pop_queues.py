@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -24,6 +25,8 @@ class PopQueues:
     Args:
         init_mode: where to begin in queues that the group never consumed.
         dispatch: begins the pops of a request after so many ms.
+        loops: how many pops of a queue go round at once.
+        name: begins the names of the requests; "": they have none, and a queue that comes back is a new one.
     """
 
     def __init__(
@@ -32,12 +35,18 @@ class PopQueues:
         clock: Clock,
         init_mode: Callable[[], ConsumeInitMode],
         dispatch: Callable[[PopRequest, int], None],
+        loops: int = 1,
+        name: str = "",
     ) -> None:
         self._group = group
         self._clock = clock
         self._init_mode = init_mode
         self._dispatch = dispatch
+        self._loops = loops
+        self._name = name
+        self._numbers = itertools.count(1)
         self._lock = Mutex()
+        self._ending: dict[MessageQueue, PopProcessQueue] = {}  # dropped, some pops perhaps still under way
         self._queues: dict[MessageQueue, PopProcessQueue] = {}
         self._destroyed = False
 
@@ -61,9 +70,15 @@ class PopQueues:
             expired = [mq for mq, queue in mine.items() if mq in assigned and queue.is_pull_expired]
             dropped = [*(mq for mq in mine if mq not in assigned), *expired]
             self._drop(dropped)
+            for mq in expired:  # nobody knows where its pops are
+                self._ending.pop(mq, None)
             for mq in sorted(set(assigned) - set(self._queues)) if not self._destroyed else ():
-                queue = self._queues[mq] = PopProcessQueue(self._clock)
-                requests.append(PopRequest(mq, queue, init_mode))
+                queue = self._ending.pop(mq, None) or PopProcessQueue(self._clock)
+                self._queues[mq] = queue
+                requests += (
+                    PopRequest(mq, queue, init_mode, f"{self._name}@{next(self._numbers)}" if self._name else "")
+                    for _ in range(queue.loops_missing(self._loops))
+                )
         if expired:
             _log.warning("[BUG] group %s: nobody popped %s for long, it is started again", self._group, expired)
         return bool(dropped or requests), requests
@@ -86,4 +101,7 @@ class PopQueues:
 
     def _drop(self, mqs: Iterable[MessageQueue]) -> None:
         for mq in mqs:
-            self._queues.pop(mq).dropped = True
+            queue = self._queues.pop(mq)
+            queue.dropped = True
+            if self._name:
+                self._ending[mq] = queue

@@ -5,6 +5,9 @@ Source: DefaultMQPushConsumerImpl.ackAsync, changePopInvisibleTimeAsync.
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.ports import PopBroker
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import RocketMQError
@@ -13,6 +16,14 @@ from rocketmq_py.rate_limited_log import RateLimitedLog
 
 SETTLE_TIMEOUT_MS = 3_000
 """For an acknowledgement or a change of the invisible time. Source: ASYNC_TIMEOUT."""
+
+
+class Settlement(Protocol):
+    """How a message is settled that was consumed. Any thread may call it; it never blocks and never raises."""
+
+    def ack(self, msg: MessageExt, topic: str, queue: PopProcessQueue | None = None) -> None:
+        """The message is done with. ``topic`` is the one popped; the queue, if it counts the message, is told."""
+        ...
 
 
 class PopSettlement:
@@ -28,11 +39,16 @@ class PopSettlement:
         self._counters = counters
         self._warnings = warnings
 
-    def ack(self, msg: MessageExt, topic: str) -> None:
+    def ack(self, msg: MessageExt, topic: str, queue: PopProcessQueue | None = None) -> None:
         """Tell the broker that the message is done with. Behaviour: PO-12.
 
-        ``topic`` is the one popped: the message itself shows the user's name of it, without the namespace.
+        Args:
+            msg: the message.
+            topic: the one popped: the message itself shows the user's name of it, without the namespace.
+            queue: which counts the message as not settled, or None.
         """
+        if queue is not None:
+            queue.ack(len(msg.body))
         try:
             self._broker.ack_message(
                 self._group, topic, msg, SETTLE_TIMEOUT_MS, lambda error: self._failed("ack", msg, error)
@@ -40,8 +56,12 @@ class PopSettlement:
         except RocketMQError as error:
             self._failed("ack", msg, error)
 
-    def change_invisible_time(self, msg: MessageExt, topic: str, invisible_ms: int) -> None:
+    def change_invisible_time(
+        self, msg: MessageExt, topic: str, invisible_ms: int, queue: PopProcessQueue | None = None
+    ) -> None:
         """Have the message come again after ``invisible_ms``. Behaviour: PO-13."""
+        if queue is not None:
+            queue.ack(len(msg.body))
         doing = f"put off for {invisible_ms // 1000} s"
         try:
             self._broker.change_invisible_time(

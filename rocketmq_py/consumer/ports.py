@@ -109,6 +109,8 @@ class PopCall:
         poll_ms: how long the broker may hold the pop while there is nothing.
         timeout_ms: when the answer counts as lost.
         order: give no message of a queue while one of it is unsettled; this consumer never asks for it.
+        attempt: names this try: a repetition of it brings the same messages again where queues are consumed in order.
+            Only the gRPC wire reads it.
     """
 
     group: str
@@ -120,16 +122,21 @@ class PopCall:
     poll_ms: int
     timeout_ms: int
     order: bool = False
+    attempt: str = ""
 
 
-class PopBroker(Protocol):
-    """Requests about popped messages. None of them blocks; called from any consumer thread and the wire's."""
+class PopSource(Protocol):
+    """Where popped messages come from. Does not block; called from any consumer thread and the wire's."""
 
     def pop_message(
         self, call: PopCall, on_result: Callable[[PopResult], None], on_error: Callable[[Exception], None]
     ) -> None:
         """Ask for messages and their leases; the callbacks are as in ``Broker.pull_message``."""
         ...
+
+
+class PopBroker(PopSource, Protocol):
+    """Requests about popped messages. None of them blocks; called from any consumer thread and the wire's."""
 
     def ack_message(
         self, group: str, topic: str, msg: MessageExt, timeout_ms: int, on_error: Callable[[Exception], None]
@@ -172,6 +179,34 @@ class StatusBroker(Protocol):
 
         To a broker that has not asked nothing is said.
         """
+        ...
+
+
+OnDone = Callable[[Exception | None], None]
+"""Told once how a request ended: None, or the error. On a thread of the wire or within the call; must not block."""
+
+
+class ReceiptBroker(PopSource, Protocol):
+    """Requests about messages that are settled by a receipt (the gRPC protocol).
+
+    None of them blocks; called from any consumer thread and the wire's. ``topic`` is the one popped.
+    """
+
+    def ack_message(self, group: str, topic: str, msg: MessageExt, timeout_ms: int, on_done: OnDone) -> None:
+        """The message is consumed. Several that come together travel together."""
+        ...
+
+    def change_invisible_duration(
+        self, group: str, topic: str, msg: MessageExt, invisible_ms: int, timeout_ms: int, on_done: OnDone, *,
+        suspend: bool = False,
+    ) -> None:  # fmt: skip
+        """The message is to come again so much later from now; ``suspend``: this delivery counts as no attempt."""
+        ...
+
+    def forward_to_dead_letter_queue(
+        self, group: str, topic: str, msg: MessageExt, attempt: int, max_attempts: int, timeout_ms: int, on_done: OnDone
+    ) -> None:
+        """The message is given up, and kept for people to look at."""
         ...
 
 

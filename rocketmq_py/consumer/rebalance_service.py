@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rocketmq_py.runtime import Runtime
 
 WAIT_INTERVAL_MS = 20_000
-"""Between rebalances while everything is in balance and nobody wakes the thread."""
+"""Between rebalances while everything is in balance and nobody wakes the thread; by default."""
 
 MIN_INTERVAL_MS = 1_000
 """Between two rebalances, at least; and between tries while something is not in balance."""
@@ -23,9 +23,13 @@ class RebalanceService:
 
     Args:
         do_rebalance: rebalances every consumer of the client; False: try again soon.
+        wait_interval_ms: between rebalances while everything is in balance.
     """
 
-    def __init__(self, runtime: Runtime, do_rebalance: Callable[[], bool]) -> None:
+    def __init__(
+        self, runtime: Runtime, do_rebalance: Callable[[], bool], wait_interval_ms: int = WAIT_INTERVAL_MS
+    ) -> None:
+        self._wait_interval_ms = wait_interval_ms
         self._clock = runtime.clock
         self._do_rebalance = do_rebalance
         self._wake = runtime.event()
@@ -43,7 +47,7 @@ class RebalanceService:
         self._thread.join(join_ms)
 
     def _run(self) -> None:
-        wait_ms = WAIT_INTERVAL_MS
+        wait_ms = self._wait_interval_ms
         last_run = self._clock.monotonic_ms() - MIN_INTERVAL_MS
         while True:
             self._wake.wait(wait_ms)
@@ -56,4 +60,4 @@ class RebalanceService:
                 balanced = self._do_rebalance()
             except BaseException:  # noqa: BLE001 - border: the thread must survive, also a strategy's sys.exit()
                 _log.exception("rebalance failed")
-            wait_ms = WAIT_INTERVAL_MS if balanced else MIN_INTERVAL_MS
+            wait_ms = self._wait_interval_ms if balanced else MIN_INTERVAL_MS

@@ -28,6 +28,7 @@ class Event(Enum):
     POP_GIVEN_UP = "popped messages acknowledged because they failed too often for too long"
     STATUS_ACK_LOST = "consumed messages that a broker which keeps statuses could not be told of explicitly"
     SETTLE_FAILED = "acknowledgements and delays of popped messages that failed"
+    CORRUPTED = "messages whose bodies could not be read or did not fit their digest"
 
 
 class ConsumerCounters:

@@ -72,7 +72,9 @@ class ClientConfig:
         secret_key: the user's password.
         security_token: of temporary credentials, or None.
         rpc_hook: an ``RPCHook`` called around every request, or None.
-        use_tls: secure all connections.
+        endpoints: ``host:port`` of the gRPC port of a proxy, instead of ``namesrv_addr``; several as there.
+        use_tls: secure all connections. None: on the remoting wire no; with ``endpoints`` yes, unless they are on this
+            machine.
         tls_client_trust_cert_path: file with the certificates (PEM) of CAs to trust; default: the system's.
         tls_client_cert_path: file with the client's own certificate (PEM) for servers that want one, or None.
         tls_client_key_path: file with its key (PEM); default: it is in the same file.
@@ -82,6 +84,7 @@ class ClientConfig:
     """
 
     namesrv_addr: str | None = None
+    endpoints: str | None = None
     instance_name: str = "DEFAULT"
     unit_name: str | None = None
     client_ip: str | None = None
@@ -94,7 +97,7 @@ class ClientConfig:
     secret_key: str | None = field(default=None, repr=False)
     security_token: str | None = field(default=None, repr=False)
     rpc_hook: Any = None
-    use_tls: bool = False
+    use_tls: bool | None = None
     tls_client_trust_cert_path: str | None = None
     tls_client_cert_path: str | None = None
     tls_client_key_path: str | None = None
@@ -152,6 +155,8 @@ class ClientConfig:
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{name} is a text or None, not {value!r}")
         self.with_namespace("")
+        if self.endpoints is not None and self.namesrv_addr is not None:
+            raise ConfigError("endpoints and namesrv_addr are two ways to reach the same messages: give one of them")
         for method in ("do_before_request", "do_after_response"):
             if self.rpc_hook is not None and not callable(getattr(self.rpc_hook, method, None)):
                 raise ConfigError(f"rpc_hook needs a method {method}, {self.rpc_hook!r} has none")
@@ -169,11 +174,14 @@ class ClientConfig:
             raise ConfigError("a security_token needs an access_key and a secret_key")
 
     def _check_tls(self) -> None:
-        for name in ("use_tls", "tls_check_hostname", "tls_insecure"):
+        if self.use_tls is not None:
+            check_bool("use_tls", self.use_tls)
+        for name in ("tls_check_hostname", "tls_insecure"):
             check_bool(name, getattr(self, name))
+        implied = self.use_tls is None and self.endpoints is not None
         for name in TLS_PATHS:
             path = getattr(self, name)
-            if path is not None and not self.use_tls:
+            if path is not None and not self.use_tls and not implied:
                 raise ConfigError(f"{name} is set, but use_tls is not: connections would be in plain text")
             if path is not None and not isinstance(path, str | os.PathLike):
                 raise ConfigError(f"{name} is the path of a file, not {path!r}")
@@ -214,6 +222,8 @@ class ConsumerConfig(ClientConfig):
         pop_invisible_time: ms for which a popped message is this member's alone: so long its listener may take, the
             waiting for a thread included, 5,000..300,000 (60,000).
         pop_batch_nums: messages asked for per pop, 1..32 (32).
+        receive_loop_count: with ``endpoints``: receives under way at once per topic and broker, each with a thread of
+            its own, 1..64 (8). Below the limits ``pull_threshold_for_queue`` and ``pull_threshold_size_for_queue``.
         client_rebalance: members divide the queues among themselves and pull. False: the broker says which queues are
             whose, and whether they are pulled or popped (``mqadmin setConsumeMode``).
         post_subscription_when_pull: send the subscription with each pull instead of relying on the heartbeat.
@@ -253,6 +263,7 @@ class ConsumerConfig(ClientConfig):
     pop_threshold_for_queue: int = 96
     pop_invisible_time: int = DEFAULT_POP_INVISIBLE_TIME
     pop_batch_nums: int = 32
+    receive_loop_count: int = 8
     client_rebalance: bool = True
     post_subscription_when_pull: bool = False
     unit_mode: bool = False
@@ -311,6 +322,7 @@ class ConsumerConfig(ClientConfig):
         check_range("pull_batch_size", self.pull_batch_size, 1, 1024)
         check_range("pop_invisible_time", self.pop_invisible_time, MIN_POP_INVISIBLE_TIME, MAX_POP_INVISIBLE_TIME)
         check_range("pop_batch_nums", self.pop_batch_nums, 1, 32)
+        check_range("receive_loop_count", self.receive_loop_count, 1, 64)
         check_range("pop_threshold_for_queue", self.pop_threshold_for_queue, 0, INT_MAX)
         for name in ("client_rebalance", "post_subscription_when_pull", "unit_mode", "enable_msg_trace"):
             check_bool(name, getattr(self, name))

@@ -56,7 +56,11 @@ class MessageConst:
     MESSAGE_TYPE = "MSG_TYPE"
     REPLY_MESSAGE_ARRIVE_TIME = "ARRIVE_TIME"
     PUSH_REPLY_TIME = "PUSH_REPLY_TIME"
+    SHARDING_KEY = "__SHARDINGKEY"
+    PRIORITY = "_SYS_MSG_PRIORITY_"
+    TRACE_CONTEXT = "TRACE_CONTEXT"
     DLQ_ORIGIN_TOPIC = "DLQ_ORIGIN_TOPIC"
+    DLQ_ORIGIN_MESSAGE_ID = "DLQ_ORIGIN_MESSAGE_ID"
 
 
 TIMER_PROPERTIES = frozenset({MessageConst.TIMER_DELIVER_MS, MessageConst.TIMER_DELAY_SEC, MessageConst.TIMER_DELAY_MS})
@@ -89,6 +93,9 @@ class Message:
         delay_time_sec: deliver so many seconds after it was stored; 0 at once. Brokers allow 3 days by default.
         delay_time_ms: the same in ms; brokers round to a second by default.
         deliver_time_ms: deliver at this moment, ms since 1970; 0, or a moment past, at once.
+        message_group: messages of one group keep their order where a topic and a consumer group are made for it (FIFO);
+            the proxy chooses their queue by it, so ``endpoints`` are needed.
+        priority: of topics whose messages have one, higher ones first; from 0.
         wait_store_msg_ok: whether the broker answers only after its configured flush and replication.
 
     Raises:
@@ -116,6 +123,8 @@ class Message:
         delay_time_sec: int = 0,
         delay_time_ms: int = 0,
         deliver_time_ms: int = 0,
+        message_group: str | None = None,
+        priority: int | None = None,
         wait_store_msg_ok: bool = True,
     ) -> None:
         if not isinstance(body, bytes | bytearray | memoryview):
@@ -143,6 +152,12 @@ class Message:
         self._set_timer(MessageConst.TIMER_DELIVER_MS, deliver_time_ms)
         if sum(map(bool, (delay_time_level, delay_time_sec, delay_time_ms, deliver_time_ms))) > 1:
             raise ConfigError("give one of delay_time_level, delay_time_sec, delay_time_ms and deliver_time_ms")
+        if message_group is not None:
+            self.properties[MessageConst.SHARDING_KEY] = _checked("message_group", message_group)
+        if priority is not None:
+            if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < 2**31:
+                raise ConfigError(f"priority is an integer from 0, not {priority!r}")
+            self.properties[MessageConst.PRIORITY] = str(priority)
         self.properties[MessageConst.WAIT_STORE_MSG_OK] = "true" if wait_store_msg_ok else "false"
 
     def put_user_property(self, name: str, value: str) -> None:

@@ -166,10 +166,12 @@ class PopResult:
 
     Attributes:
         messages: only with FOUND; each carries its receipt (``model.extra_info``) and shows the topic popped.
+        corrupted: further ones, whose bodies cannot be shown to anybody; with the reason. Only by the gRPC wire.
     """
 
     status: PopStatus
     messages: list[MessageExt]
+    corrupted: Sequence[tuple[MessageExt, Exception]] = ()
 
 
 class QueueAssignment(NamedTuple):

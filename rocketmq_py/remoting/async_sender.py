@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from rocketmq_py.errors import ClientError, IllegalStateError, RequestTimeoutError, TooManyRequestsError
 from rocketmq_py.model.config import ProducerConfig
@@ -15,7 +16,7 @@ from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import SendResult
 from rocketmq_py.model.send_callback import Callback
 from rocketmq_py.remoting.back_pressure import BackPressure
-from rocketmq_py.remoting.message_sender import MessageSender, Sending
+from rocketmq_py.remoting.message_sender import Done
 from rocketmq_py.remoting.outgoing_message import OutgoingMessage
 from rocketmq_py.runtime import Mutex, Runtime, WorkerPool
 
@@ -38,6 +39,19 @@ ChooseQueue = Callable[[], MessageQueue | None]
 _log = logging.getLogger(__name__)
 
 
+class Sender(Protocol):
+    """What sends: ``MessageSender``, or that of the gRPC wire. What ``begin`` gives is its own business."""
+
+    def begin(self, message: Any, deadline_ms: int, queue: MessageQueue | None = None) -> Any:
+        """Prepare a send."""
+
+    def send_async(self, sending: Any, retries: int, done: Done) -> None:
+        """Send; ``done`` is told how it ended."""
+
+    def after(self, sending: Any, outcome: SendResult | Exception | None) -> None:
+        """Tell hooks."""
+
+
 class _AsyncSend:
     """One send under way; ``ended`` is guarded by the lock of its ``AsyncSender``."""
 
@@ -50,7 +64,7 @@ class _AsyncSend:
         self.callback = callback
         self.deadline_ms = deadline_ms
         self.choose_queue = choose_queue
-        self.sending: Sending | None = None
+        self.sending: Any = None
         self.ended = False
 
 
@@ -60,7 +74,7 @@ class AsyncSender:
     Lock: ``_lock`` guards the pools, ``_under_way`` and the sends' ``ended``; nothing is called out to under it.
     """
 
-    def __init__(self, sender: MessageSender, config: ProducerConfig, runtime: Runtime) -> None:
+    def __init__(self, sender: Sender, config: ProducerConfig, runtime: Runtime) -> None:
         self._sender = sender
         self._config = config
         self._runtime = runtime

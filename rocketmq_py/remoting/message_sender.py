@@ -13,6 +13,7 @@ from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConnectError, RequestTimeoutError, RocketMQError, TransportError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import MessageSysFlag, RequestCode, ResponseCode
+from rocketmq_py.model.compression import compress
 from rocketmq_py.model.config import ProducerConfig
 from rocketmq_py.model.message import Message, MessageConst, format_properties
 from rocketmq_py.model.message_queue import MessageQueue
@@ -28,7 +29,6 @@ from rocketmq_py.model.producer_hooks import (
 from rocketmq_py.model.results import SendResult, SendStatus
 from rocketmq_py.model.unique_id import create_uniq_id, local_ip
 from rocketmq_py.remoting.frame import RemotingCommand
-from rocketmq_py.remoting.message_codec import compress
 from rocketmq_py.remoting.mq_fault_strategy import MQFaultStrategy
 from rocketmq_py.remoting.outgoing_message import OutgoingMessage
 from rocketmq_py.remoting.remoting_client import CONTROL_LANE, RemotingClient, Request

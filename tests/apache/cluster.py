@@ -178,6 +178,15 @@ class ApacheCluster(Administration):
         self._start_broker()
         self._wait_broker()
 
+    def kill_proxy(self) -> None:
+        """Kill the proxy as a crash would."""
+        self._kill_server(self._servers["proxy"])
+
+    def start_proxy(self) -> None:
+        """Start the proxy again on its ports; back when it accepts."""
+        self._launch(self._servers["proxy"])
+        self._wait(lambda: self._accepts("proxy"), "the proxy's ports", _START_TIMEOUT_S)
+
     # ------------------------------------------------------------------ programs
 
     def mqadmin(self, *args: str) -> str:

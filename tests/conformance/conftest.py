@@ -15,7 +15,7 @@ from rocketmq_py import (
     MessageListenerOrderly,
     MessageSelector,
 )
-from tests.conformance.servers import SERVERS, Server
+from tests.conformance.servers import GRPC_SERVERS, SERVERS, Server
 from tests.embedded import EmbeddedProcess
 
 StartConsumer = Callable[..., DefaultMQPushConsumer]
@@ -31,7 +31,7 @@ def embedded() -> Iterator[EmbeddedProcess]:
 
 @pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Server:
-    kind = SERVERS[request.param]
+    kind = {**SERVERS, **GRPC_SERVERS}[request.param]
     return kind(request.getfixturevalue(kind.fixture))
 
 
@@ -67,7 +67,7 @@ def start_consumer(server: Server) -> Iterator[StartConsumer]:
             **settings: Any,
         ) -> DefaultMQPushConsumer:
             settings.setdefault("consume_from_where", ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET)
-            consumer = DefaultMQPushConsumer(group, namesrv_addr=server.namesrv_addr, **settings)
+            consumer = DefaultMQPushConsumer(group, **server.consumer_address, **settings)
             consumer.subscribe(topic, tags)
             consumer.register_message_listener(listener)
             running.callback(consumer.shutdown)

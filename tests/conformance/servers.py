@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
+from typing import Any
 
 from tests.apache.cluster import ApacheCluster
 from tests.embedded import EmbeddedProcess
@@ -28,6 +29,11 @@ class Server(ABC):
     @abstractmethod
     def namesrv_addr(self) -> str:
         """What a client is given."""
+
+    @property
+    def consumer_address(self) -> dict[str, Any]:
+        """Where a consumer connects to, as its setting."""
+        return {"namesrv_addr": self.namesrv_addr}
 
     @abstractmethod
     def create_topic(self, topic: str, queues: int, *, message_type: str | None = None) -> None:
@@ -146,8 +152,24 @@ class ApacheProxyRemoting(_Administered):
         self.cluster.wait_route(topic, self.namesrv_addr)
 
 
+class ApacheProxyGrpc(ApacheProxyRemoting):
+    """The same proxy: producers on its remoting port, consumers on its gRPC port."""
+
+    # The members share what comes, not the queues; who left is known at once.
+    rebalance_bound_s = 15
+
+    @property
+    def consumer_address(self) -> dict[str, Any]:
+        return {"endpoints": self.cluster.proxy_grpc_addr}
+
+
 SERVERS: dict[str, type[_Administered]] = {
     "embedded": Embedded,
     "apache-broker": ApacheBroker,
     "apache-proxy-remoting": ApacheProxyRemoting,
 }
+
+GRPC_SERVERS: dict[str, type[_Administered]] = {"apache-proxy-grpc": ApacheProxyGrpc}
+
+ON_BOTH_WIRES = [*SERVERS, *GRPC_SERVERS]
+"""For scenarios that hold on the gRPC wire, too: ``parametrize("server", ON_BOTH_WIRES, indirect=True)``."""

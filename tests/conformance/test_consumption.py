@@ -18,12 +18,15 @@ from rocketmq_py import (
 from rocketmq_py.model.results import DELAY_TO_DLQ, Messages
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import SendBodies, StartConsumer
-from tests.conformance.servers import Server
+from tests.conformance.servers import ON_BOTH_WIRES, Server
+
+on_both_wires = pytest.mark.parametrize("server", ON_BOTH_WIRES, indirect=True)
 
 SUCCESS = ConsumeConcurrentlyStatus.CONSUME_SUCCESS
 LATER = ConsumeConcurrentlyStatus.RECONSUME_LATER
 
 
+@on_both_wires
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_every_message_is_consumed_and_every_queue_committed_to_its_end(
     server: Server, send: SendBodies, start_consumer: StartConsumer, batch_size: int
@@ -41,6 +44,7 @@ def test_every_message_is_consumed_and_every_queue_committed_to_its_end(
     )
 
 
+@on_both_wires
 def test_messages_sent_while_the_consumer_waits_arrive(
     server: Server, send: SendBodies, start_consumer: StartConsumer
 ) -> None:
@@ -51,6 +55,7 @@ def test_messages_sent_while_the_consumer_waits_arrive(
         collector.wait_for_bodies(send(topic, 100))
 
 
+@on_both_wires
 def test_a_failed_message_comes_again_through_the_retry_topic(
     server: Server, producer: DefaultMQProducer, start_consumer: StartConsumer
 ) -> None:
@@ -71,6 +76,7 @@ def test_a_failed_message_comes_again_through_the_retry_topic(
     )  # fmt: skip
 
 
+@on_both_wires
 def test_a_listener_that_raises_or_answers_none_gets_its_messages_again(
     server: Server, send: SendBodies, start_consumer: StartConsumer
 ) -> None:
@@ -89,6 +95,7 @@ def test_a_listener_that_raises_or_answers_none_gets_its_messages_again(
     assert set(collector.bodies()) == {body}
 
 
+@on_both_wires
 def test_a_message_that_always_fails_ends_in_the_dead_letter_topic_after_the_limit(
     server: Server, send: SendBodies, start_consumer: StartConsumer
 ) -> None:
@@ -101,6 +108,7 @@ def test_a_message_that_always_fails_ends_in_the_dead_letter_topic_after_the_lim
     assert [msg.reconsume_times for msg in collector.deliveries] == [0, 1, 2]
 
 
+@on_both_wires
 def test_delay_level_minus_one_sends_a_failed_message_to_the_dead_letter_topic_at_once(
     server: Server, send: SendBodies, start_consumer: StartConsumer
 ) -> None:
@@ -277,6 +285,7 @@ def test_consumers_of_two_groups_share_one_client_when_they_have_the_same_instan
     second.wait_for_bodies(bodies)
 
 
+@on_both_wires
 def test_a_consumer_that_was_suspended_goes_on_when_it_is_resumed(
     server: Server, send: SendBodies, start_consumer: StartConsumer
 ) -> None:

@@ -24,13 +24,14 @@ from rocketmq_py import (
     TooManyRequestsError,
 )
 from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError
+from rocketmq_py.model.compression import decompress
 from rocketmq_py.model.producer_hooks import (
     CheckForbiddenContext,
     CommunicationMode,
     MessageType,
     SendMessageContext,
 )
-from rocketmq_py.remoting.message_codec import decompress
+from rocketmq_py.producer import Running
 from tests.io.calls import in_threads, join
 from tests.io.cluster import MAX_OFFSET, ROUTE, SEND_V2, TOPIC, Script, reply_sent, route
 from tests.io.conftest import MakeCluster, MakeProducer
@@ -491,7 +492,7 @@ def test_the_detector_asks_a_broker_that_failed_until_it_answers(
 
     cluster.scripts[MAX_OFFSET] = answer_the_second_time
     running = producer._running
-    assert running is not None
+    assert isinstance(running, Running)
     tolerance = running.sender.faults.tolerance
     assert not tolerance.is_reachable("broker-a")
     busy.clear()

@@ -25,6 +25,7 @@ from rocketmq_py import (
     MessageListenerOrderly,
 )
 from rocketmq_py.client_instance import MQClientInstance
+from rocketmq_py.consumer_parts import ConsumerParts
 from rocketmq_py.errors import ConnectError, RocketMQError, TransportError
 from rocketmq_py.model.config import ClientConfig, MessageModel
 from rocketmq_py.model.results import Messages
@@ -977,7 +978,7 @@ def test_a_rebalance_under_way_does_not_take_queues_for_a_consumer_that_has_left
         mine = make_consumer(cluster, instance_name="shared")
         assert asked.wait(BOUND_S)
         parts = mine.consumer._parts
-        assert parts is not None
+        assert isinstance(parts, ConsumerParts)
         mine.consumer.shutdown()
         answer.set()
         assert eventually(lambda: cluster.broker.count(MEMBERS) >= 1)

@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 
-from rocketmq_py.consumer.consume_message_pop_concurrently_service import (
-    POP_DELAY_LEVEL,
-    ConsumeMessagePopConcurrentlyService,
-)
+from rocketmq_py.consumer.consume_message_pop_concurrently_service import ConsumeMessagePopConcurrentlyService
 from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.hooks import ConsumeMessageContext
+from rocketmq_py.consumer.pop_failures import POP_DELAY_LEVEL, DelayTableFailures
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.pop_settlement import PopSettlement
 from rocketmq_py.consumer.send_back import SendMessageBack
@@ -63,13 +61,21 @@ class Consuming:
         self.stats = GroupStats(GROUP)
         config = ConsumerConfig(**settings)
         warnings = RateLimitedLog(self.clock, logging.getLogger(__name__))
+        settlement = PopSettlement(GROUP, self.broker, self.counters, warnings)
         self.service = ConsumeMessagePopConcurrentlyService(
             group=GROUP,
             config=config,
             listener=self._listen,
             runtime=self.runtime,
-            settlement=PopSettlement(GROUP, self.broker, self.counters, warnings),
-            send_back=SendMessageBack(GROUP, config.effective_max_reconsume_times(), self.dead_letters, warnings),
+            settlement=settlement,
+            failures=DelayTableFailures(
+                group=GROUP,
+                config=config,
+                clock=self.clock,
+                settlement=settlement,
+                send_back=SendMessageBack(GROUP, config.effective_max_reconsume_times(), self.dead_letters, warnings),
+                counters=self.counters,
+            ),
             hooks=[self.hook],
             counters=self.counters,
             stats=self.stats,

@@ -8,9 +8,12 @@ import pytest
 from rocketmq_py.consumer.consumer_stats_manager import GroupStats
 from rocketmq_py.consumer.hooks import FilterMessageContext, FilterMessageHook
 from rocketmq_py.consumer.message_popper import MessagePopper, PopRequest, init_mode
+from rocketmq_py.consumer.pop_failures import DelayTableFailures
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.pop_settlement import PopSettlement
+from rocketmq_py.consumer.pop_terms import RemotingPopTerms
 from rocketmq_py.consumer.ports import PopCall
+from rocketmq_py.consumer.send_back import SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError, ConnectError, RequestTimeoutError
 from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
@@ -19,7 +22,7 @@ from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeInitMode, PopResult, PopStatus
 from rocketmq_py.model.subscription import SubscriptionData, build_subscription_data
 from rocketmq_py.rate_limited_log import RateLimitedLog
-from rocketmq_py.testing import ManualRuntime
+from rocketmq_py.testing import FakeBroker, ManualRuntime
 from tests.unit.pop_support import PopBroker, popped
 from tests.unit.support import GROUP, TOPIC, Dispatch, mq, offsets
 
@@ -48,6 +51,8 @@ class Popping:
         self.subscriptions: dict[str, SubscriptionData] = {TOPIC: build_subscription_data(TOPIC, expression, 1)}
         self.filter_hooks: list[FilterMessageHook] = []
         self.consumed: list[list[int]] = []
+        warnings = RateLimitedLog(self.clock, logging.getLogger(__name__))
+        settlement = PopSettlement(GROUP, self.broker, self.counters, warnings)
         self.popper = MessagePopper(
             group=GROUP,
             config=self.config,
@@ -57,9 +62,16 @@ class Popping:
             counters=self.counters,
             stats=self.stats,
             subscription=self.subscriptions.get,
-            settlement=PopSettlement(
-                GROUP, self.broker, self.counters, RateLimitedLog(self.clock, logging.getLogger(__name__))
+            settlement=settlement,
+            failures=DelayTableFailures(
+                group=GROUP,
+                config=self.config,
+                clock=self.clock,
+                settlement=settlement,
+                send_back=SendMessageBack(GROUP, 16, FakeBroker(), warnings),
+                counters=self.counters,
             ),
+            terms=RemotingPopTerms(self.config),
             consume=self._consume,
             filter_hooks=self.filter_hooks,
         )

@@ -18,16 +18,15 @@ from hypothesis import strategies as st
 
 from rocketmq_py.errors import ConfigError, MissingExtraError, ProtocolError
 from rocketmq_py.model.codes import MessageSysFlag
+from rocketmq_py.model.compression import compress, decompress
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.remoting.message_codec import (
     BatchPart,
-    compress,
     crc32,
     create_message_id,
     decode_batch,
     decode_message_id,
     decode_messages,
-    decompress,
     encode_batch,
     encode_message,
 )
