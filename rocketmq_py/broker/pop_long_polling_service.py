@@ -26,7 +26,10 @@ MAX_POP_POLLING_SIZE = 100_000
 """Requests that may wait altogether. Source: maxPopPollingSize."""
 
 POLLING_MAX_BYTES = 256 * 1024 * 1024
-"""What all that wait may have in memory: their fields come over the wire. Upstream sets no limit."""
+"""What the requests that wait may hold in memory, roughly. Upstream sets no limit."""
+
+WAITER_BYTES = 2_000
+"""What one costs beside what it carries, roughly."""
 
 FORCE_NOTIFY_INTERVAL = 800
 """At every offset that this divides one is woken whatever its filter. Source: popLongPollingForceNotifyInterval."""
@@ -94,7 +97,7 @@ class PopLongPollingService:
         message_filter: MessageFilter | None,
         wake: Callable[[], None],
         owner: object,
-        size: int = 0,
+        size: int,
     ) -> PollingResult:
         """Let a request wait.
 
@@ -105,10 +108,11 @@ class PopLongPollingService:
             message_filter: None to be woken by any message.
             wake: called once, when there is something or the time is over; not when the owner is gone.
             owner: whose request it is.
-            size: bytes that it has in memory, roughly.
+            size: bytes of texts that it keeps in memory.
         """
         if poll_ms <= 0:
             return PollingResult.NOT_POLLING
+        size += WAITER_BYTES
         if len(self._waiters) >= MAX_POP_POLLING_SIZE or self._bytes + size > POLLING_MAX_BYTES:
             return PollingResult.POLLING_FULL
         left_ms = born_ms + poll_ms - EXPIRES_EARLY_MS - self._clock.wall_ms()
