@@ -53,6 +53,7 @@ class MessageInner:
         due_ms: wall ms; what a delay queue is ordered by, in the place of the tag's hash. None for other queues.
         timer_key: of a message that is due as a timer: by what it can be recalled.
         born_host: packed as on the wire.
+        prepared_transaction_offset: of a committed message the physical offset of its half message.
     """
 
     topic: str
@@ -66,6 +67,7 @@ class MessageInner:
     reconsume_times: int = 0
     due_ms: int | None = None
     timer_key: str | None = None
+    prepared_transaction_offset: int = 0
 
 
 class Place(NamedTuple):
@@ -116,7 +118,7 @@ class CommitLog:
         self._store = store
         self._loop = loop
         self._clock = clock
-        self._store_host = store_host
+        self.store_host = store_host
         self._on_arrival = on_arrival
         self._queues: dict[QueueKey, Queue] = {
             key: Queue(state.row, state.min_offset, state.max_offset, state.max_offset)
@@ -254,8 +256,8 @@ class CommitLog:
             data = encode_stored(
                 MessageHead(
                     0, 0, 0, message.queue_id, message.flag, place.queue_offset, place.physical_offset,
-                    message.sys_flag, message.born_timestamp, message.born_host, now_ms, self._store_host,
-                    message.reconsume_times, 0,
+                    message.sys_flag, message.born_timestamp, message.born_host, now_ms, self.store_host,
+                    message.reconsume_times, message.prepared_transaction_offset,
                 ),
                 message.topic, message.body, format_properties(message.properties),
             )  # fmt: skip

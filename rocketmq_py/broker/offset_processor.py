@@ -15,6 +15,7 @@ from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, int
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.broker.topic_config import TopicConfig, TopicConfigManager
 from rocketmq_py.clock import Clock
@@ -48,6 +49,7 @@ class OffsetProcessor:
         offsets: ConsumerOffsetManager,
         stats: BrokerStatsManager,
         broker2client: Broker2Client,
+        statuses: MessageStatusManager,
     ) -> None:
         self._clock = clock
         self._config = config
@@ -57,6 +59,7 @@ class OffsetProcessor:
         self._offsets = offsets
         self._stats = stats
         self._broker2client = broker2client
+        self._statuses = statuses
 
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
@@ -112,6 +115,7 @@ class OffsetProcessor:
             raise BrokerError(ResponseCode.SYSTEM_ERROR, f"{offset} is no offset")
         if self._offsets.has_offset_reset(group, key):
             return refusal(request, ResponseCode.SUCCESS, "Offset has been previously reset")
+        self._statuses.passed(group, key, self._offsets.query_offset(group, key), offset)
         self._offsets.commit_offset(group, key, offset)
         return success(request)
 

@@ -136,6 +136,21 @@ def broker(
     flush: Annotated[
         Flush, typer.Option(help="async is unsafe: a power cut may lose acknowledged messages.")
     ] = Flush.SYNC,
+    transaction_time_out: Annotated[
+        int, typer.Option(min=1, help="Ms after which the producer of an open transaction is asked.")
+    ] = 6_000,
+    transaction_check_interval: Annotated[
+        int, typer.Option(min=1, help="Ms between rounds of such questions.")
+    ] = 30_000,
+    transaction_check_max: Annotated[
+        int, typer.Option(min=1, help="Questions about one message; then it is given up.")
+    ] = 15,
+    message_status: Annotated[
+        bool,
+        typer.Option(
+            "--message-status", help="Keep what becomes of messages, of topics without the attribute message.status."
+        ),
+    ] = False,
     host: Annotated[
         str, typer.Option(help="IP address to listen at; 0.0.0.0: all. Default: this machine only.")
     ] = "127.0.0.1",
@@ -170,6 +185,10 @@ def broker(
             broker_port=broker_port,
             message_delay_level=message_delay_level,
             synchronous=flush is Flush.SYNC,
+            transaction_time_out=transaction_time_out,
+            transaction_check_interval=transaction_check_interval,
+            transaction_check_max=transaction_check_max,
+            message_status=message_status,
             host=host,
             broker_ip1=broker_ip1,
             access_keys=None if access_keys is None else brokering.read_access_keys(access_keys),

@@ -151,12 +151,13 @@ class ConsumeMessagePopConcurrentlyService:
         if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS:
             stats.inc_consume_ok_tps(len(msgs) - len(failed))
         stats.inc_consume_failed_tps(len(failed))
-        for msg in msgs[: len(msgs) - len(failed)]:
-            self._settlement.ack(msg, mq.topic)
+        again = set(failed)
+        for index, msg in enumerate(msgs):
             queue.ack()
-        for msg in msgs[len(msgs) - len(failed) :]:
-            queue.ack()
-            self._again_later(msg, mq, context)
+            if index in again:
+                self._again_later(msg, mq, context)
+            else:
+                self._settlement.ack(msg, mq.topic)
 
     def _again_later(self, msg: MessageExt, mq: MessageQueue, context: ConsumeConcurrentlyContext) -> None:
         delay_level = self._delay_level(context)
