@@ -1,4 +1,5 @@
-"""Writes the parts of the pages that come from the code's own tables: life cycle, layers, what orderly answers mean.
+"""Writes the parts of the pages that come from the code's own tables: life cycle, layers, what orderly answers mean,
+statuses of messages.
 
 ``python -m docs.make_diagrams`` brings the pages up to date; tests/unit/test_docs_examples.py fails when one is not.
 A generated part stands between ``<!-- generated: name -->`` and ``<!-- end of generated -->``.
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rocketmq_py.consumer.consume_result import orderly_action
+from rocketmq_py.model import message_status
 from rocketmq_py.model.results import ConsumeOrderlyStatus
 from rocketmq_py.push_consumer import TRANSITIONS, ServiceState
 
@@ -60,10 +62,37 @@ def orderly_actions() -> str:
     return "\n".join(["", *lines, "", ""])
 
 
+def message_statuses() -> str:
+    """Every legal change of a message's status as a mermaid state diagram, out of ``message_status.TRANSITIONS``."""
+    lines = ["stateDiagram-v2", f"    [*] --> {message_status.W.value}: stored"]
+    lines += [
+        f"    {before.value} --> {after.value}: {cause}"
+        for (before, after), cause in message_status.TRANSITIONS.items()
+    ]
+    return "\n".join(["```mermaid", *lines, "```", ""])
+
+
+def status_facts() -> str:
+    """What each fact means in each status, out of ``message_status.PATHS``."""
+    statuses = list(message_status.MessageStatus)
+    lines = [
+        "| fact | " + " | ".join(f"in {status.value}" for status in statuses) + " |",
+        "|---" * (len(statuses) + 1) + "|",
+    ]
+    for fact, paths in message_status.PATHS.items():
+        cells = [
+            "-> " + ", ".join(each.value for each in paths[status]) if status in paths else "" for status in statuses
+        ]
+        lines.append(f"| {fact.value} | " + " | ".join(cells) + " |")
+    return "\n".join(["", *lines, "", ""])
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "service-state": service_state,
     "layers": layers,
     "orderly-actions": orderly_actions,
+    "message-statuses": message_statuses,
+    "status-facts": status_facts,
 }
 
 

@@ -22,13 +22,14 @@ from rocketmq_py.consumer.pop_failures import DelayTableFailures
 from rocketmq_py.consumer.pop_queues import PopQueues
 from rocketmq_py.consumer.pop_settlement import PopSettlement
 from rocketmq_py.consumer.pop_terms import RemotingPopTerms
-from rocketmq_py.consumer.ports import Broker, Group, PopBroker
+from rocketmq_py.consumer.ports import Broker, Group, PopBroker, StatusBroker
 from rocketmq_py.consumer.process_queue import WindowSnapshot
 from rocketmq_py.consumer.rebalance import RebalanceImpl
 from rocketmq_py.consumer.reset_offset import OffsetReset
 from rocketmq_py.consumer.running_info import consumer_running_info
 from rocketmq_py.consumer.send_back import SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
+from rocketmq_py.consumer.status_acknowledger import StatusAcknowledger
 from rocketmq_py.errors import BrokerError, IllegalStateError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.config import ConsumerConfig, MessageModel
@@ -180,7 +181,13 @@ class ConsumerParts:
             give_up=self.rebalance.remove_process_queue,
             rebalance=self.client.rebalance_immediately,
         )
+        self._acknowledger: StatusAcknowledger | None = None
+        if clustering:  # a broadcasting member consumes for itself, the broker keeps no statuses of that
+            status_broker: StatusBroker = self.client.broker
+            warnings = RateLimitedLog(runtime.clock, _log)
+            self._acknowledger = StatusAcknowledger(group, status_broker, runtime, setup.counters, warnings)
         self._orderly = orderly
+        self._listener = listener
         self._made_at = setup.made_at
         self._hooks = setup.hooks
         self._counters = setup.counters
@@ -232,6 +239,7 @@ class ConsumerParts:
 
     def join_group(self) -> None:
         """Register, learn routes, let brokers know, begin. Source: DefaultMQPushConsumerImpl.start, second half."""
+        self._listener.consumer_started()
         self._offset_store.load()
         if not self.client.register_consumer(self):
             raise IllegalStateError(
@@ -257,6 +265,7 @@ class ConsumerParts:
         if not self.client.send_heartbeat_to_all_brokers() and (refusal := self.client.refusal) is not None:
             raise refusal
         self.joined = True
+        self._look_whether_to_acknowledge()
         self.client.rebalance_immediately()
 
     def leave_group(self, await_ms: int) -> None:
@@ -287,9 +296,19 @@ class ConsumerParts:
             popped_finished = self.pops.service.shutdown(max(ends_ms - self._clock.monotonic_ms(), 0))
         return finished and popped_finished
 
+    def _stop_listener(self) -> None:
+        """Before others have the queues: a listener with a pool begins nothing more for them."""
+        try:
+            self._listener.consumer_stopped()
+        except Exception:  # noqa: BLE001 - border: the user's listener must not keep the group's queues
+            _log.exception("group %s: the listener's consumer_stopped failed", self._group)
+
     def _leave(self) -> None:
         owned = self.rebalance.destroy()  # from here on late results change no offset
+        self._stop_listener()
         try:
+            if self._acknowledger is not None:
+                self._acknowledger.shutdown()
             self._offset_store.persist_at_shutdown([mq for mq, queue in owned if self.rebalance.may_commit(queue)])
             self.rebalance.unlock_idle(owned)  # after the commit: the next owner asks for it at once
         finally:
@@ -320,6 +339,10 @@ class ConsumerParts:
             self._hooks.remove(self._trace_hook)
         if self._trace is not None:
             self._trace.shutdown()
+
+    def _look_whether_to_acknowledge(self) -> None:
+        if self._acknowledger is not None and self.joined:
+            self._consume_service.acknowledge = self._acknowledger.look()
 
     def windows(self) -> dict[MessageQueue, WindowSnapshot]:
         """See ``DefaultMQPushConsumer.windows``."""
@@ -421,7 +444,8 @@ class ConsumerParts:
         return self.rebalance.do_rebalance()
 
     def persist_consumer_offset(self) -> None:
-        """See ``ConsumerInner.persist_consumer_offset``."""
+        """See ``ConsumerInner.persist_consumer_offset``; a good moment to look at the last heartbeats' answers, too."""
+        self._look_whether_to_acknowledge()
         try:
             self._offset_store.persist_all([mq for mq, _ in self.rebalance.windows()], self.rebalance.withheld())
         except RocketMQError:

@@ -23,7 +23,7 @@ class RateLimitedLog:
         self._lock = Mutex()
         self._seen: dict[object, tuple[int, int]] = {}  # key -> (when the last line passed, held back since)
 
-    def warning(self, key: object, message: str, *args: object, with_traceback: bool = False) -> None:
+    def warning(self, key: object, message: str, *args: object, with_traceback: bool | BaseException = False) -> None:
         """Log ``message % args``, unless a line with this key passed within the interval."""
         now = self._clock.monotonic_ms()
         with self._lock:

@@ -191,9 +191,13 @@ def thread_stacks() -> str:
     return "\n".join(lines)
 
 
+class PackageThread(threading.Thread):
+    """A thread of this package, so that whoever looks for threads left behind can tell."""
+
+
 class _Thread:
     def __init__(self, name: str, target: Callable[[], None]) -> None:
-        self._thread = threading.Thread(target=target, name=name, daemon=True)
+        self._thread = PackageThread(target=target, name=name, daemon=True)
         self._thread.start()
 
     def join(self, timeout_ms: int) -> bool:

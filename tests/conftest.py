@@ -6,6 +6,8 @@ from hypothesis import settings
 
 pytest_plugins = ["tests.apache.fixtures"]
 
+collect_ignore = ["sample_project"]  # run by tests/io/test_sample_project.py
+
 settings.register_profile("default", max_examples=60, deadline=None, derandomize=False, print_blob=True)
 settings.register_profile("full", settings.get_profile("default"), max_examples=500)
 settings.load_profile("full" if os.environ.get("ROCKETMQ_PY_FULL") == "1" else "default")

@@ -7,39 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 
-from rocketmq_py import (
-    ConsumeConcurrentlyContext,
-    ConsumeConcurrentlyStatus,
-    ConsumeFromWhere,
-    DefaultMQPushConsumer,
-    MessageListenerConcurrently,
-)
-from rocketmq_py.model.results import Messages
-
-
-class Counting(MessageListenerConcurrently):
-    """Counts under a lock, as Java's AtomicInteger does: `+=` alone may lose a count between threads."""
-
-    def __init__(self, wanted: int) -> None:
-        self.wanted = wanted
-        self.count = 0
-        self.first = 0.0
-        self.last = 0.0
-        self.done = threading.Event()
-        self.lock = threading.Lock()
-
-    def consume_message(self, msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
-        with self.lock:
-            if not self.count:
-                self.first = time.perf_counter()
-            self.count += len(msgs)
-            if self.count >= self.wanted:
-                self.last = time.perf_counter()
-                self.done.set()
-        return ConsumeConcurrentlyStatus.CONSUME_SUCCESS
+from rocketmq_py import ConsumeFromWhere, DefaultMQPushConsumer
+from rocketmq_py.cli.bench import Counting, monotonic_s
 
 
 def main() -> None:
@@ -53,10 +24,10 @@ def main() -> None:
     )
     consumer.subscribe(topic)
     consumer.register_message_listener(counting)
-    start = time.perf_counter()
+    start = monotonic_s()
     consumer.start()
     complete = counting.done.wait(float(timeout_s))
-    seconds = (counting.last or time.perf_counter()) - counting.first
+    seconds = (counting.last_s or monotonic_s()) - counting.first_s
     cpu = time.process_time()
     print(
         json.dumps(
@@ -66,7 +37,7 @@ def main() -> None:
                 "batch": int(batch),
                 "complete": complete,
                 "messages": counting.count,
-                "first_message_s": round(counting.first - start, 3),
+                "first_message_s": round(counting.first_s - start, 3),
                 "seconds": round(seconds, 3),
                 "per_second": round(counting.count / seconds),
                 "cpu_us_per_message": round(cpu * 1e6 / max(counting.count, 1), 2),

@@ -20,10 +20,13 @@ from rocketmq_py.broker.connection_processor import ConnectionProcessor
 from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
 from rocketmq_py.broker.delayed_messages import DelayedMessages
+from rocketmq_py.broker.end_transaction_processor import EndTransactionProcessor
 from rocketmq_py.broker.group_processor import GroupProcessor
 from rocketmq_py.broker.kv_config_manager import KVConfigManager
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.message_request_mode_manager import MessageRequestModeManager
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
+from rocketmq_py.broker.message_status_processor import MessageStatusProcessor
 from rocketmq_py.broker.name_server import NameServer
 from rocketmq_py.broker.offset_processor import OffsetProcessor
 from rocketmq_py.broker.pop_consumer_service import PopConsumerService
@@ -39,8 +42,9 @@ from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
 from rocketmq_py.broker.send_message_processor import SendMessageProcessor
 from rocketmq_py.broker.store import MessageStore
 from rocketmq_py.broker.timer_message_store import TimerMessageStore
-from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC, TIMER_TOPIC, TopicConfigManager
+from rocketmq_py.broker.topic_config import HALF_TOPIC, OP_TOPIC, SCHEDULE_TOPIC, TIMER_TOPIC, TopicConfigManager
 from rocketmq_py.broker.topic_processor import TopicProcessor
+from rocketmq_py.broker.transactional_message_service import TransactionalMessageService, TransactionSettings
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, RocketMQError
 from rocketmq_py.model import names
@@ -114,6 +118,8 @@ class BrokerController(Dispatcher):
         host: address that clients are told to connect to.
         port: of the broker.
         delay_levels_ms: delays by level, from 1 on.
+        transactions: when producers are asked about theirs.
+        message_status: whether the statuses of messages are kept of topics that do not say.
         reserved_ms, max_bytes: what is kept, see ``CleanCommitLogService``.
         authentication: of the broker; the name server answers everybody, as upstream's does.
         enable_retry_topic_v2: what was popped comes back by retry topics of the second form.
@@ -131,6 +137,8 @@ class BrokerController(Dispatcher):
         host: str,
         port: int,
         delay_levels_ms: list[int],
+        transactions: TransactionSettings | None = None,
+        message_status: bool = False,
         reserved_ms: int | None = None,
         max_bytes: int | None = None,
         authentication: Authentication | None = None,
@@ -139,7 +147,14 @@ class BrokerController(Dispatcher):
         store_host = pack_host((host, port))
         address = join_address(host, port)
         levels = " ".join(f"{each // 1_000}s" for each in delay_levels_ms)
-        config = BrokerConfig(CLUSTER_NAME, BROKER_NAME, address, others={"messageDelayLevel": levels})
+        settings = transactions or TransactionSettings()
+        others = {
+            "messageDelayLevel": levels,
+            "transactionTimeOut": settings.transaction_time_out,
+            "transactionCheckInterval": settings.transaction_check_interval,
+            "transactionCheckMax": settings.transaction_check_max,
+        }
+        config = BrokerConfig(CLUSTER_NAME, BROKER_NAME, address, others=others)
         self._loop = loop
         self._clock = clock
         self.commit_log = commit_log = CommitLog(store, loop, clock, store_host, self._on_arrival)
@@ -159,18 +174,29 @@ class BrokerController(Dispatcher):
         self.cleaner.keep(schedule.first_needed, SCHEDULE_TOPIC)
         self.cleaner.keep(self._timers.first_needed, TIMER_TOPIC)
         locks = RebalanceLockManager(clock=clock)
+        self._transactions = TransactionalMessageService(
+            commit_log=commit_log, topics=topics, offsets=offsets, producers=producers, broker2client=broker2client,
+            loop=loop, clock=clock, broker_name=BROKER_NAME, settings=settings,
+        )  # fmt: skip
+        self.cleaner.keep(self._transactions.first_needed, HALF_TOPIC)
+        self.cleaner.keep(self._transactions.first_needed, OP_TOPIC)
+        self._statuses = statuses = MessageStatusManager(
+            table=store.statuses, commit_log=commit_log, topics=topics, consumers=consumers, offsets=offsets,
+            loop=loop, clock=clock, default=message_status,
+        )  # fmt: skip
         self._pulls = PullMessageProcessor(
             loop=loop, clock=clock, commit_log=commit_log, topics=topics, consumers=consumers, offsets=offsets,
-            stats=stats,
+            stats=stats, statuses=statuses,
         )  # fmt: skip
         sends = SendMessageProcessor(
             clock=clock, commit_log=commit_log, topics=topics, schedule=schedule,
-            delays=DelayedMessages(schedule, self._timers), locks=locks, cluster=CLUSTER_NAME,
-            broker_name=BROKER_NAME, store_host=store_host,
+            delays=DelayedMessages(schedule, self._timers), locks=locks, transactions=self._transactions,
+            statuses=statuses, cluster=CLUSTER_NAME, broker_name=BROKER_NAME, store_host=store_host,
         )  # fmt: skip
         self.pop_service = PopConsumerService(
             table=store.pops, commit_log=commit_log, loop=loop, clock=clock, topics=topics, offsets=offsets,
-            broker_name=BROKER_NAME, on_revived=self._on_revived, enable_retry_topic_v2=enable_retry_topic_v2,
+            statuses=statuses, broker_name=BROKER_NAME, on_revived=self._on_revived,
+            enable_retry_topic_v2=enable_retry_topic_v2,
         )  # fmt: skip
         self.cleaner.keep(self.pop_service.first_needed)
         self.pops = PopMessageProcessor(loop=loop, clock=clock, topics=topics, service=self.pop_service)
@@ -183,18 +209,25 @@ class BrokerController(Dispatcher):
             ReplyMessageProcessor(
                 clock=clock, sends=sends, producers=producers, broker2client=broker2client, broker_addr=address
             ),
+            EndTransactionProcessor(
+                transactions=self._transactions, clock=clock, transaction_time_out=settings.transaction_time_out
+            ),
             QueryMessageProcessor(commit_log),
-            ClientManageProcessor(clock=clock, topics=topics, consumers=consumers, producers=producers, locks=locks),
+            MessageStatusProcessor(statuses=statuses, commit_log=commit_log, topics=topics),
+            ClientManageProcessor(
+                clock=clock, topics=topics, consumers=consumers, producers=producers, locks=locks, statuses=statuses
+            ),
             QueryAssignmentProcessor(
                 config=config, topics=topics, consumers=consumers, modes=MessageRequestModeManager(store, commit_log)
             ),
             TopicProcessor(
-                commit_log=commit_log, topics=topics, offsets=offsets, stats=stats, broker_name=BROKER_NAME
+                commit_log=commit_log, topics=topics, offsets=offsets, stats=stats, statuses=statuses,
+                broker_name=BROKER_NAME,
             ),
-            GroupProcessor(topics=topics, offsets=offsets, stats=stats),
+            GroupProcessor(topics=topics, offsets=offsets, stats=stats, statuses=statuses),
             OffsetProcessor(
                 clock=clock, config=config, commit_log=commit_log, topics=topics, consumers=consumers,
-                offsets=offsets, stats=stats, broker2client=broker2client,
+                offsets=offsets, stats=stats, broker2client=broker2client, statuses=statuses,
             ),
             ConnectionProcessor(
                 clock=clock, commit_log=commit_log, topics=topics, consumers=consumers, producers=producers,
@@ -216,6 +249,8 @@ class BrokerController(Dispatcher):
         """Begin what runs by itself."""
         self._pulls.holds.start()
         self._schedule.start()
+        self._transactions.start()
+        self._statuses.start()
         self._stats.start()
         self._timers.start()
         self.pop_service.start()
@@ -256,8 +291,9 @@ class BrokerController(Dispatcher):
         self._broker2client.on_response(channel, response)
 
     def when_stored(self, job: Callable[[], None]) -> None:
-        """Store committed offsets, and run a job once everything is on the disk."""
+        """Store committed offsets and statuses, and run a job once everything is on the disk."""
         self._offsets.flush()
+        self._statuses.flush()
 
         def idle() -> None:
             self.commit_log.note_ends()

@@ -9,6 +9,7 @@ from rocketmq_py.broker.channel import Channel, Handler, refusal, required, succ
 from rocketmq_py.broker.client_channel_info import ClientChannelInfo
 from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.message_filter import is_tag_type, read_filter
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.producer_manager import ProducerManager
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.broker.topic_config import TopicConfigManager
@@ -16,7 +17,7 @@ from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import RequestCode, ResponseCode
-from rocketmq_py.remoting import bodies
+from rocketmq_py.remoting import bodies, message_status_bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 
 BODY_MAX_BYTES = 1024 * 1024
@@ -36,12 +37,14 @@ class ClientManageProcessor:
         consumers: ConsumerManager,
         producers: ProducerManager,
         locks: RebalanceLockManager,
+        statuses: MessageStatusManager,
     ) -> None:
         self._topics = topics
         self._clock = clock
         self._consumers = consumers
         self._producers = producers
         self._locks = locks
+        self._statuses = statuses
 
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
@@ -69,7 +72,10 @@ class ClientManageProcessor:
         for name in producer_groups:
             self._producers.register(name, info)
         # No version 2: clients send everything each time.
-        return success(request, {"IS_SUPPORT_HEART_BEAT_V2": "false", "IS_SUB_CHANGE": "true"})
+        fields = {"IS_SUPPORT_HEART_BEAT_V2": "false", "IS_SUB_CHANGE": "true"}
+        if self._statuses.is_on_for(subscription.topic for data in consumers for subscription in data.subscriptions):
+            fields[message_status_bodies.ANNOUNCED] = "true"
+        return success(request, fields)
 
     def unregister_client(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """A member or a producer leaves."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum
-from rocketmq_py.broker.store.key_table import KeyRow, key_row
+from rocketmq_py.broker.store.key_table import KeyRow, key_rows, keys_of
 from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue, note_ends
 from rocketmq_py.broker.store.timer_table import TimerRow, put_timers
 from rocketmq_py.clock import Clock
@@ -53,6 +53,7 @@ class MessageInner:
         due_ms: wall ms; what a delay queue is ordered by, in the place of the tag's hash. None for other queues.
         timer_key: of a message that is due as a timer: by what it can be recalled.
         born_host: packed as on the wire.
+        prepared_transaction_offset: of a committed message the physical offset of its half message.
     """
 
     topic: str
@@ -66,6 +67,7 @@ class MessageInner:
     reconsume_times: int = 0
     due_ms: int | None = None
     timer_key: str | None = None
+    prepared_transaction_offset: int = 0
 
 
 class Place(NamedTuple):
@@ -116,7 +118,7 @@ class CommitLog:
         self._store = store
         self._loop = loop
         self._clock = clock
-        self._store_host = store_host
+        self.store_host = store_host
         self._on_arrival = on_arrival
         self._queues: dict[QueueKey, Queue] = {
             key: Queue(state.row, state.min_offset, state.max_offset, state.max_offset)
@@ -254,8 +256,8 @@ class CommitLog:
             data = encode_stored(
                 MessageHead(
                     0, 0, 0, message.queue_id, message.flag, place.queue_offset, place.physical_offset,
-                    message.sys_flag, message.born_timestamp, message.born_host, now_ms, self._store_host,
-                    message.reconsume_times, 0,
+                    message.sys_flag, message.born_timestamp, message.born_host, now_ms, self.store_host,
+                    message.reconsume_times, message.prepared_transaction_offset,
                 ),
                 message.topic, message.body, format_properties(message.properties),
             )  # fmt: skip
@@ -268,7 +270,7 @@ class CommitLog:
                 timers.append(TimerRow(message.due_ms, place.physical_offset, message.timer_key))
             used[key] = place.queue_offset + 1
             arrivals.append((queue, Arrival(key, place.queue_offset, tags_code, message.properties)))
-            keys += [key_row(message.topic, each, place.physical_offset) for each in _keys_of(message.properties)]
+            keys += key_rows(message.topic, keys_of(message.properties), place.physical_offset)
         for key, next_offset in used.items():
             self._queues[key].next_offset = next_offset
         self._next_id += len(rows)
@@ -413,9 +415,3 @@ class CommitLog:
             except StoreError as failure:
                 _log.warning("undoing the last group failed, too: %s", failure)
         return self.failure
-
-
-def _keys_of(properties: Mapping[str, str]) -> list[str]:
-    """By what a message can be found. Source: IndexService.buildIndex."""
-    unique, keys = properties.get(MessageConst.UNIQ_KEY), properties.get(MessageConst.KEYS)
-    return [each for each in (unique, *(keys.split(" ") if keys else ())) if each]

@@ -152,7 +152,8 @@ class ConnectionProcessor:
                 relayed = refusal(
                     request, ResponseCode.SYSTEM_ERROR, f"invoke consumer <{group}> <{client_id}> Exception: {reason}"
                 )
-            channel.write(relayed)
+            if not request.is_oneway:
+                channel.write(relayed)
 
         self._broker2client.invoke(member.channel, request.code, fields, body, answered)
 
@@ -202,4 +203,5 @@ class _Survey:
 
     def _answer(self) -> None:
         body = fastjson.dumps({"consumerTable": self._told, "messageQueueTable": {}})
-        self._channel.write(success(self._request, body=body))
+        if not self._request.is_oneway:
+            self._channel.write(success(self._request, body=body))

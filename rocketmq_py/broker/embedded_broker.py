@@ -15,10 +15,11 @@ from typing import Any, Self
 from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.broker_controller import BrokerController, join_address
 from rocketmq_py.broker.store import MessageStore
+from rocketmq_py.broker.transactional_message_service import TransactionSettings
 from rocketmq_py.errors import ConfigError, IllegalStateError
-from rocketmq_py.model.config import check_range
+from rocketmq_py.model.config import INT_MAX, check_range
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
-from rocketmq_py.remoting.server import RemotingServer, ServerLoop, bind
+from rocketmq_py.remoting.server import RemotingServer, ServerLoop, Service, bind
 from rocketmq_py.runtime import Runtime, ThreadRuntime
 
 HOST = "127.0.0.1"
@@ -48,6 +49,10 @@ class EmbeddedBroker:
         broker_port: of the broker; 0: any free one.
         message_delay_level: delays by level, Java's ``messageDelayLevel``.
         synchronous: False: an acknowledged message may be lost by a power cut. Never by the end of the process.
+        transaction_time_out: ms after which the producer of an open transaction is asked. Java's transactionTimeOut.
+        transaction_check_interval: ms between rounds of such questions. Java's transactionCheckInterval.
+        transaction_check_max: questions about one message; then it is given up. Java's transactionCheckMax.
+        message_status: whether statuses are kept of the messages of topics that do not say so themselves.
         host: address to listen at, ``0.0.0.0`` or ``::`` for all of this machine. Whoever reaches it may do everything,
             unless there are access keys.
         broker_ip1: address that clients are told to connect to. Java's brokerIP1; None: ``host``, if it is one.
@@ -56,9 +61,10 @@ class EmbeddedBroker:
         max_bytes: beyond so many bytes in the file the oldest messages are deleted, consumed or not; None: never.
         access_keys: secret keys by access key. If given, requests must be signed with one of them.
         enable_retry_topic_v2: popped messages come back by topics ``%RETRY%group+topic``. Java's enableRetryTopicV2.
+        wrap: makes of what serves a port what is to serve it; for tests that put faults in between.
 
     Raises:
-        ConfigError: a port, an address, an amount, the access keys or the delay levels are none.
+        ConfigError: a port, an address, an amount, a time, the access keys or the delay levels are none.
     """
 
     def __init__(
@@ -69,12 +75,17 @@ class EmbeddedBroker:
         broker_port: int = 0,
         message_delay_level: str = DEFAULT_DELAY_LEVELS,
         synchronous: bool = True,
+        transaction_time_out: int = 6_000,
+        transaction_check_interval: int = 30_000,
+        transaction_check_max: int = 15,
+        message_status: bool = False,
         host: str = HOST,
         broker_ip1: str | None = None,
         file_reserved_time: int = FILE_RESERVED_TIME_HOURS,
         max_bytes: int | None = None,
         access_keys: Mapping[str, str] | None = None,
         enable_retry_topic_v2: bool = False,
+        wrap: Callable[[Service], Service] = lambda service: service,
         runtime: Runtime | None = None,
     ) -> None:
         for name, port in (("namesrv_port", namesrv_port), ("broker_port", broker_port)):
@@ -90,9 +101,14 @@ class EmbeddedBroker:
             )
         self._directory = Path(directory)
         self._ports = namesrv_port, broker_port
+        check_range("transaction_time_out", transaction_time_out, 1, INT_MAX)
+        check_range("transaction_check_interval", transaction_check_interval, 1, INT_MAX)
+        check_range("transaction_check_max", transaction_check_max, 1, INT_MAX)
         self._make = partial(
             BrokerController,
             delay_levels_ms=parse_delay_levels(message_delay_level),
+            transactions=TransactionSettings(transaction_time_out, transaction_check_interval, transaction_check_max),
+            message_status=message_status,
             reserved_ms=file_reserved_time * _HOUR_MS or None,
             max_bytes=max_bytes,
             authentication=None if access_keys is None else Authentication(access_keys),
@@ -100,6 +116,7 @@ class EmbeddedBroker:
         )
         self._is_open = access_keys is None and not ipaddress.ip_address(self._host).is_loopback
         self._synchronous = synchronous
+        self._wrap = wrap
         self._runtime = runtime or ThreadRuntime()
         self._running: _Running | None = None
 
@@ -116,7 +133,7 @@ class EmbeddedBroker:
         loop = ServerLoop(self._runtime, "EmbeddedBroker")
         running: _Running | None = None
         try:
-            running = _Running(self._runtime, loop, self._host, self._ports, self._told_host)
+            running = _Running(self._runtime, loop, self._host, self._ports, self._told_host, self._wrap)
             loop.run(running.start(self._directory, self._make, self._synchronous), START_TIMEOUT_MS)
         except BaseException:
             try:
@@ -169,8 +186,17 @@ class EmbeddedBroker:
 class _Running:
     """What exists between start and end. The coroutines run on the loop."""
 
-    def __init__(self, runtime: Runtime, loop: ServerLoop, host: str, ports: tuple[int, int], told_host: str) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        loop: ServerLoop,
+        host: str,
+        ports: tuple[int, int],
+        told_host: str,
+        wrap: Callable[[Service], Service],
+    ) -> None:
         self.loop = loop
+        self._wrap = wrap
         self._told_host = told_host
         self._clock = runtime.clock
         self._starting: asyncio.Task[Any] | None = None
@@ -206,7 +232,7 @@ class _Running:
             )
             self._controller.start()
             services = (self._controller.name_server, self._controller)
-            self._servers = [RemotingServer(self.loop, service, self._clock) for service in services]
+            self._servers = [RemotingServer(self.loop, self._wrap(service), self._clock) for service in services]
             for server, sock in zip(self._servers, self._sockets, strict=True):
                 await server.serve(sock)
             on_failure.pop_all()

@@ -8,6 +8,7 @@ from typing import Any
 from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, required, success, when_all
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.topic_config import QUEUES_MAX, SubscriptionGroupConfig, TopicConfigManager
 from rocketmq_py.errors import BrokerError, ConfigError
 from rocketmq_py.model import fastjson, names
@@ -20,11 +21,17 @@ class GroupProcessor:
     """What administrators ask of groups. On the loop's thread only."""
 
     def __init__(
-        self, *, topics: TopicConfigManager, offsets: ConsumerOffsetManager, stats: BrokerStatsManager
+        self,
+        *,
+        topics: TopicConfigManager,
+        offsets: ConsumerOffsetManager,
+        stats: BrokerStatsManager,
+        statuses: MessageStatusManager,
     ) -> None:
         self._topics = topics
         self._offsets = offsets
         self._stats = stats
+        self._statuses = statuses
 
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
@@ -56,6 +63,7 @@ class GroupProcessor:
         stored = when_all(2 if clean else 1, answer_when_stored(channel, request, success(request)))
         self._topics.delete_group(name, stored)
         self._stats.group_deleted(name)
+        self._statuses.forget_group(name)
         if clean:
             self._offsets.remove_offset(name, stored)
 

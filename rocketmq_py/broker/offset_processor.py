@@ -15,6 +15,7 @@ from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, int
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.consumer_manager import ConsumerManager
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.broker.topic_config import TopicConfig, TopicConfigManager
 from rocketmq_py.clock import Clock
@@ -48,6 +49,7 @@ class OffsetProcessor:
         offsets: ConsumerOffsetManager,
         stats: BrokerStatsManager,
         broker2client: Broker2Client,
+        statuses: MessageStatusManager,
     ) -> None:
         self._clock = clock
         self._config = config
@@ -57,6 +59,7 @@ class OffsetProcessor:
         self._offsets = offsets
         self._stats = stats
         self._broker2client = broker2client
+        self._statuses = statuses
 
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
@@ -112,6 +115,7 @@ class OffsetProcessor:
             raise BrokerError(ResponseCode.SYSTEM_ERROR, f"{offset} is no offset")
         if self._offsets.has_offset_reset(group, key):
             return refusal(request, ResponseCode.SUCCESS, "Offset has been previously reset")
+        self._statuses.passed(group, key, self._offsets.query_offset(group, key), offset)
         self._offsets.commit_offset(group, key, offset)
         return success(request)
 
@@ -298,7 +302,7 @@ class OffsetProcessor:
                 self._offsets.clone_offset(source, target, each)
         self._offsets.flush(answer_when_stored(channel, request, success(request)))
 
-    def reset_offset(self, channel: Channel, request: RemotingCommand) -> None:
+    def reset_offset(self, channel: Channel, request: RemotingCommand) -> RemotingCommand | None:
         """Have a group go on at another moment or offset. Behaviour: AB-10.
 
         The offsets are committed, and every pull of such a queue is told where to go on. With
@@ -306,10 +310,10 @@ class OffsetProcessor:
         """
         topic, group = required(request, "topic"), required(request, "group")
         config = self._existing(topic)
-        if self._config.use_server_side_reset_offset:
-            self._reset_here(channel, request, group, config)
-        else:
-            self._reset_at_members(channel, request, group, config)
+        if not self._config.use_server_side_reset_offset:
+            return self._reset_at_members(request, group, config)
+        self._reset_here(channel, request, group, config)
+        return None
 
     def _reset_here(self, channel: Channel, request: RemotingCommand, group: str, config: TopicConfig) -> None:
         """Source: resetOffsetInner."""
@@ -342,7 +346,7 @@ class OffsetProcessor:
         answer = success(request, body=fastjson.dumps({"offsetTable": table}))
         self._offsets.flush(answer_when_stored(channel, request, answer))
 
-    def _reset_at_members(self, channel: Channel, request: RemotingCommand, group: str, config: TopicConfig) -> None:
+    def _reset_at_members(self, request: RemotingCommand, group: str, config: TopicConfig) -> RemotingCommand:
         """Source: Broker2Client.resetOffset."""
         topic, timestamp_ms = config.topicName, integer(request, "timestamp")
         is_force = request.ext_fields.get("isForce", "").lower() == "true"
@@ -370,7 +374,7 @@ class OffsetProcessor:
         fields = {"group": group, "topic": topic, "timestamp": timestamp_ms, "isForce": str(is_force).lower()}
         for member in members:
             self._broker2client.invoke_oneway(member.channel, RequestCode.RESET_CONSUMER_CLIENT_OFFSET, fields, body)
-        channel.write(success(request, body=fastjson.dumps({"offsetTable": table})))
+        return success(request, body=fastjson.dumps({"offsetTable": table}))
 
     def _offset_at(self, key: QueueKey, timestamp_ms: int) -> int:
         if timestamp_ms < 0:

@@ -32,6 +32,7 @@ from rocketmq_py.broker.consumer_order_info_manager import (
 from rocketmq_py.broker.get_message import get_message
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.message_filter import MessageFilter
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.store import QueueKey, Write
 from rocketmq_py.broker.store.pop_table import LeaseRow, PopTable, delete_leases, put_leases
 from rocketmq_py.broker.topic_config import TopicConfigManager
@@ -137,6 +138,12 @@ class PopResult:
     revive_queue_id: int
     rest_num: int = 0
     batches: list[PopBatch] = field(default_factory=list)
+    _told: list[Callable[[bool], None]] = field(default_factory=list)
+
+    def tell_written(self, written: bool) -> None:
+        """Whoever writes the messages into a reply says, if it knows, whether that was written."""
+        for tell in self._told:
+            tell(written)
 
     @property
     def messages(self) -> list[PoppedMessage]:
@@ -178,6 +185,7 @@ class PopConsumerService:
         clock: Clock,
         topics: TopicConfigManager,
         offsets: ConsumerOffsetManager,
+        statuses: MessageStatusManager,
         broker_name: str,
         on_revived: Callable[[str, str, int], None],
         enable_retry_topic_v2: bool = False,
@@ -187,6 +195,7 @@ class PopConsumerService:
         self._clock = clock
         self._topics = topics
         self._offsets = offsets
+        self._statuses = statuses
         self._broker_name = broker_name
         self._on_revived = on_revived
         self._enable_retry_topic_v2 = enable_retry_topic_v2
@@ -304,6 +313,9 @@ class PopConsumerService:
             start = found.next_begin_offset
             writes.append(self._offsets.commit_with(call.group, key, start))
             found = get_message(self._commit_log, key, start, wanted, call.message_filter)
+        tell = self._statuses.given(call.group, key, found.messages)
+        if tell is not None:
+            result._told.append(tell)
         if not found.messages:
             if found.next_begin_offset != start:  # passed over: nobody of the group wants it
                 writes.append(self._offsets.commit_with(call.group, key, found.next_begin_offset))
@@ -388,6 +400,7 @@ class PopConsumerService:
         if not self._is_leased(place, receipt):
             return []
         self._end_lease(place, receipt.queue_offset)
+        self._statuses.settled(place.group, QueueKey(place.topic, place.queue_id), receipt.queue_offset)
         return [delete_leases([(*place, receipt.queue_offset)])]
 
     def ack_batch(self, group: str, topic: str, receipts: Iterable[ExtraInfo], stored: Stored) -> BrokerError | None:
@@ -418,6 +431,7 @@ class PopConsumerService:
                 ResponseCode.MESSAGE_ILLEGAL,
                 f"offset is illegal, key:{key.group} {key.topic} {key.queue_id}, commit:{receipt.queue_offset}",
             )
+        self._statuses.settled(key.group, queue, receipt.queue_offset)
         if next_offset < 0:
             return []
         if not self._orders.check_block(None, key):
@@ -443,6 +457,7 @@ class PopConsumerService:
                 OrderKey(*place), receipt.queue_offset, receipt.pop_time, now_ms + invisible_ms
             )
             self._await_lock_free(OrderKey(*place))
+            self._statuses.put_off(group, QueueKey(topic, receipt.queue_id), receipt.queue_offset)
             self._commit_log.write([write] if write else [], stored)
             return receipt._replace(invisible_time=now_ms + invisible_ms - receipt.pop_time)
         if not self._is_leased(place, receipt):
@@ -452,6 +467,7 @@ class PopConsumerService:
                 "receipt: it was acknowledged, put off, or its time was over and it comes again",
             )
         row = self._lease(place, receipt.queue_offset, now_ms, invisible_ms, 0, invisible_ms)
+        self._statuses.put_off(group, QueueKey(topic, receipt.queue_id), receipt.queue_offset)
         self._commit_log.write([put_leases([row])], stored)
         self._await_revival()
         return receipt._replace(pop_time=now_ms, invisible_time=invisible_ms)
@@ -547,6 +563,7 @@ class PopConsumerService:
             self._try_again(place, offset, lease, error)
         else:
             self._end_lease(place, offset)
+            self._statuses.invisible_no_more(place.group, QueueKey(place.topic, place.queue_id), offset)
 
     def _put_again(self, message: MessageInner, stored: Stored, ended: Write) -> None:
         try:

@@ -123,6 +123,7 @@ class PopMessageProcessor:
 
             def done(result: PopResult, error: StoreError | None) -> None:
                 if error is not None:
+                    result.tell_written(False)
                     refused(error)
                 elif result.batches:
                     answer(ResponseCode.SUCCESS, result)
@@ -213,7 +214,9 @@ class PopMessageProcessor:
         )
 
         def answer(code: ResponseCode, result: PopResult) -> None:
-            channel.write(_pop_answer(request, code, result))
+            reply = _pop_answer(request, code, result)
+            reply.written = result.tell_written
+            channel.write(reply)
 
         def refused(error: RocketMQError) -> None:
             code = error.code if isinstance(error, BrokerError) else ResponseCode.SYSTEM_ERROR

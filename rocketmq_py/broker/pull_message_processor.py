@@ -10,6 +10,7 @@ from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
 from rocketmq_py.broker.get_message import GetMessageResult, get_message
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.message_filter import MessageFilter, read_filter
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.pull_request_hold_service import HeldPull, PullRequestHoldService
 from rocketmq_py.broker.sql_filter import SqlFilterError
 from rocketmq_py.broker.store import QueueKey
@@ -33,6 +34,7 @@ class PullMessageProcessor:
         consumers: ConsumerManager,
         offsets: ConsumerOffsetManager,
         stats: BrokerStatsManager,
+        statuses: MessageStatusManager,
     ) -> None:
         self._clock = clock
         self._commit_log = commit_log
@@ -40,6 +42,7 @@ class PullMessageProcessor:
         self._consumers = consumers
         self._offsets = offsets
         self._stats = stats
+        self._statuses = statuses
         self.holds = PullRequestHoldService(loop, clock, commit_log.max_offset, self._answer_held)
 
     def handlers(self) -> dict[int, Handler]:
@@ -59,6 +62,7 @@ class PullMessageProcessor:
             return self._answer(request, key, GetMessageResult(ResponseCode.PULL_OFFSET_MOVED, "OFFSET_RESET", reset))
         result = get_message(self._commit_log, key, offset, integer(request, "maxMsgNums", bits=32), message_filter)
         if flags & PullSysFlag.COMMIT_OFFSET and commit_offset >= 0:
+            self._statuses.passed(group, key, self._offsets.query_offset(group, key), commit_offset)
             self._offsets.commit_offset(group, key, commit_offset)
         if result.code == ResponseCode.PULL_NOT_FOUND and flags & PullSysFlag.SUSPEND:
             due_ms = self._clock.monotonic_ms() + integer(request, "suspendTimeoutMillis", 0)
@@ -139,4 +143,5 @@ class PullMessageProcessor:
             "maxOffset": str(self._commit_log.max_offset(key)),
         }
         answer.body = b"".join([data for _, data in result.messages])
+        answer.written = self._statuses.given(group, key, result.messages)
         return answer

@@ -10,9 +10,11 @@ from dataclasses import replace
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, integer, refusal, required, success
 from rocketmq_py.broker.commit_log import CommitLog, MessageInner, Place, Stored
 from rocketmq_py.broker.delayed_messages import DelayedMessages
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
 from rocketmq_py.broker.topic_config import TopicConfig, TopicConfigManager
+from rocketmq_py.broker.transactional_message_service import TransactionalMessageService
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError, ProtocolError, StoreError
 from rocketmq_py.model import names
@@ -36,9 +38,6 @@ FIRST_RETRY_LEVEL = 3
 """Delay level of a first retry when the consumer leaves it to the broker. Source: handleRetryAndDLQ."""
 
 _PREPARED = 0x4
-_NOT_THERE_YET = {
-    MessageConst.TRANSACTION_PREPARED: "transactions",
-}
 
 # The V2 header is V1 with short names.
 _V1_NAMES = {
@@ -69,6 +68,8 @@ class SendMessageProcessor:
         schedule: ScheduleMessageService,
         delays: DelayedMessages,
         locks: RebalanceLockManager,
+        transactions: TransactionalMessageService,
+        statuses: MessageStatusManager,
         cluster: str,
         broker_name: str,
         store_host: bytes,
@@ -79,6 +80,8 @@ class SendMessageProcessor:
         self._schedule = schedule
         self._delays = delays
         self._locks = locks
+        self._transactions = transactions
+        self._statuses = statuses
         self._cluster = cluster
         self._broker_name = broker_name
         self._store_host = store_host
@@ -106,7 +109,9 @@ class SendMessageProcessor:
         else:
             self._check(message)
             messages = [self._retried(message, request) if _is_retry(topic) else message]
-        messages = [self._delays.handle(each) for each in messages]
+        is_half = not is_batch and _is_half(message)
+        if not is_half:
+            messages = [self._delays.handle(each) for each in messages]
         transaction_id = message.properties[MessageConst.UNIQ_KEY]
 
         def stored(error: StoreError | None) -> None:
@@ -120,7 +125,11 @@ class SendMessageProcessor:
                 fields |= self._recall_handle(messages[0])
             channel.write(success(request, fields))
 
-        places = self.put(messages, stored)
+        places = self.put(messages, stored, half=is_half)
+        if _is_retry(topic):
+            group = topic.removeprefix(names.RETRY_GROUP_TOPIC_PREFIX)
+            dead = messages[0].topic.startswith(names.DLQ_GROUP_TOPIC_PREFIX)
+            self._statuses.resent(group, message.properties, dead=dead)
         return None
 
     def answer_fields(self, queue_id: int, places: Sequence[Place]) -> dict[str, object]:
@@ -164,13 +173,15 @@ class SendMessageProcessor:
                 "service not available now: the broker's disk is full. Make room, it goes on by itself then",
             )
 
-    def put(self, messages: Sequence[MessageInner], stored: Stored) -> list[Place]:
-        """Store messages; see ``CommitLog.put``.
+    def put(self, messages: Sequence[MessageInner], stored: Stored, *, half: bool = False) -> list[Place]:
+        """Store messages, or one as a half message; see ``CommitLog.put``.
 
         Raises:
             BrokerError: a message does not fit the format; none is stored.
         """
         try:
+            if half:
+                return self._transactions.put_half(messages[0], stored)
             return self._commit_log.put(messages, stored)
         except (ConfigError, struct.error) as error:
             raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, str(error)) from None
@@ -231,15 +242,16 @@ class SendMessageProcessor:
                 ResponseCode.MESSAGE_ILLEGAL,
                 f"a body of {len(message.body)} bytes, this broker takes {MAX_MESSAGE_BYTES}",
             )
-        if message.sys_flag & _PREPARED:
-            raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "this broker does not support transactions yet")
-        for name, what in _NOT_THERE_YET.items():
-            if message.properties.get(name, "false") != "false":
-                raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, f"this broker does not support {what} yet")
+        if message.sys_flag & _PREPARED and not _is_half(message):
+            raise BrokerError(
+                ResponseCode.MESSAGE_ILLEGAL, "a half message has the property TRAN_MSG, this one has not"
+            )
 
     def _parts(self, batch: MessageInner) -> list[MessageInner]:
         """Source: MessageExtBatch, DefaultMessageStore.putMessages."""
         self._check(batch)
+        if _is_half(batch):
+            raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "a batch cannot be sent in a transaction")
         if _is_retry(batch.topic):
             raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "batch request does not support retry group " + batch.topic)
         try:
@@ -255,6 +267,8 @@ class SendMessageProcessor:
             # As they are: upstream adds nothing of its own to the parts of a batch.
             message = replace(batch, body=part.body, properties=dict(part.properties), flag=part.flag)
             self._check(message)
+            if _is_half(message):
+                raise BrokerError(ResponseCode.MESSAGE_ILLEGAL, "messages of a batch cannot be sent in a transaction")
             if message.properties.get(MessageConst.DELAY_TIME_LEVEL, "0") != "0" or (
                 TIMER_PROPERTIES & message.properties.keys()
             ):
@@ -338,7 +352,16 @@ class SendMessageProcessor:
             message = self._schedule.delayed(replace(message, queue_id=queue_id), level)
 
         self.put([message], answer_when_stored(channel, request, success(request)))
+        self._statuses.sent_back(name, data, dead=message.topic == names.dlq_topic(name))
         return None
+
+
+def _is_half(message: MessageInner) -> bool:
+    """Source: SendMessageProcessor.sendMessage; what clients before 4.6.1 send back is none, whatever it says."""
+    properties = message.properties
+    if properties.get(MessageConst.TRANSACTION_PREPARED, "").lower() != "true":
+        return False
+    return message.reconsume_times <= 0 or properties.get(MessageConst.DELAY_TIME_LEVEL, "0") == "0"
 
 
 def _is_retry(topic: str) -> bool:

@@ -21,6 +21,7 @@ _ALL = {
     "cleanup.policy": _Attribute(False, ("DELETE",)),
     "message.type": _Attribute(True, ("UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED")),
     "reserve.time": _Attribute(True, ()),
+    "message.status": _Attribute(True, ("true", "false")),  # this broker's own: see message_status_manager
 }
 _TIME = re.compile(r"-1|[0-9]{1,18}", re.ASCII)
 

@@ -23,6 +23,13 @@ SCHEDULE_TOPIC = "SCHEDULE_TOPIC_XXXX"
 TIMER_TOPIC = "rmq_sys_wheel_timer"
 """Messages for a moment of their own wait here. Source: TimerMessageStore.TIMER_TOPIC."""
 
+HALF_TOPIC = "RMQ_SYS_TRANS_HALF_TOPIC"
+"""Messages of transactions that are not decided. Source: TopicValidator.RMQ_SYS_TRANS_HALF_TOPIC."""
+OP_TOPIC = "RMQ_SYS_TRANS_OP_HALF_TOPIC"
+"""Which of them have been decided. Source: TopicValidator.RMQ_SYS_TRANS_OP_HALF_TOPIC."""
+MAX_TIME_TOPIC = "TRANS_CHECK_MAX_TIME_TOPIC"
+"""Those for which nobody answered. Source: TopicValidator.RMQ_SYS_TRANS_CHECK_MAX_TIME_TOPIC."""
+
 DEFAULT_TEMPLATE_QUEUES = 8
 QUEUES_MAX = 1_024
 """Queues that a topic may have here; upstream sets no limit."""
@@ -33,7 +40,9 @@ TOPIC_MAX_LENGTH = 255
 NAMES_MAX = 20_000
 """Topics and groups, each: their names come over the wire. Upstream sets no limit."""
 
-SYSTEM_TOPICS = frozenset({SCHEDULE_TOPIC, TIMER_TOPIC, names.AUTO_CREATE_TOPIC_KEY_TOPIC})
+SYSTEM_TOPICS = frozenset(
+    {SCHEDULE_TOPIC, TIMER_TOPIC, HALF_TOPIC, OP_TOPIC, MAX_TIME_TOPIC, names.AUTO_CREATE_TOPIC_KEY_TOPIC}
+)
 
 
 @dataclass(frozen=True, slots=True)

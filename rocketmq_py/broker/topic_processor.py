@@ -9,6 +9,7 @@ from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, integer, required, success, when_all
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
+from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.broker.topic_config import QUEUES_MAX, READ_WRITE, SYSTEM_TOPICS, TopicConfig, TopicConfigManager
 from rocketmq_py.errors import BrokerError
@@ -31,12 +32,14 @@ class TopicProcessor:
         topics: TopicConfigManager,
         offsets: ConsumerOffsetManager,
         stats: BrokerStatsManager,
+        statuses: MessageStatusManager,
         broker_name: str,
     ) -> None:
         self._commit_log = commit_log
         self._topics = topics
         self._offsets = offsets
         self._stats = stats
+        self._statuses = statuses
         self._broker_name = broker_name
 
     def handlers(self) -> dict[int, Handler]:
@@ -104,6 +107,7 @@ class TopicProcessor:
             self._topics.delete_topic(each, stored)
             self._offsets.clean_offset_by_topic(each, stored)
             self._stats.topic_deleted(each)
+            self._statuses.forget_topic(each)
 
     def get_topic_config(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Tell how a topic is configured. Behaviour: AB-04."""

@@ -1,10 +1,9 @@
-"""Commands and their options. Exit codes: 0 done, 1 not all messages came or were sent, 2 wrong use."""
+"""Commands and their options. Exit codes: 0 done, 1 not (all) done, refused or not there, 2 wrong use."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -12,9 +11,15 @@ from typing import Annotated, Optional
 import typer
 
 from rocketmq_py import __version__
+from rocketmq_py.cli import bench as benching
 from rocketmq_py.cli import consume as consuming
+from rocketmq_py.cli import inspect as inspecting
 from rocketmq_py.cli import send as sending
-from rocketmq_py.errors import RocketMQError
+from rocketmq_py.cli.dlq import app as dlq_app
+from rocketmq_py.cli.group import app as group_app
+from rocketmq_py.cli.offset import app as offset_app
+from rocketmq_py.cli.options import AdminNameServers, AsJson, Cluster, NameServers, errors_as_messages, parse_moment
+from rocketmq_py.cli.topic import app as topic_app
 from rocketmq_py.model.config import CONSUME_TIMESTAMP_FORMAT, ConsumeFromWhere
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS
 
@@ -28,14 +33,10 @@ class Flush(Enum):
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-NameServers = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it at run time
-    typer.Option(
-        "--namesrv",
-        envvar="NAMESRV_ADDR",
-        help="Name servers or a proxy's remoting port, host:port, several separated by ';'.",
-    ),
-]
+app.add_typer(topic_app, name="topic")
+app.add_typer(group_app, name="group")
+app.add_typer(offset_app, name="offset")
+app.add_typer(dlq_app, name="dlq")
 
 
 Endpoints = Annotated[
@@ -88,7 +89,7 @@ def send(
     if source not in (None, "-"):
         raise typer.BadParameter("the only source is '-', standard input", param_hint="SOURCE")
     bodies = sending.lines(sys.stdin.buffer) if source == "-" else sending.generated(count, size)
-    with _errors_as_messages():
+    with errors_as_messages():
         sent = sending.send(_address(namesrv, endpoints), topic, bodies, batch=batch, tags=tags, keys=keys)
     typer.echo(f"sent {sent} message{'' if sent == 1 else 's'} to {topic}")
 
@@ -122,7 +123,7 @@ def consume(
 ) -> None:
     """Consume messages and print them, until --count came, --timeout is over, or Ctrl-C."""
     where, moment = _consume_from(start)
-    with _errors_as_messages():
+    with errors_as_messages():
         complete = consuming.consume(
             _address(namesrv, endpoints),
             topic,
@@ -150,6 +151,21 @@ def broker(
     flush: Annotated[
         Flush, typer.Option(help="async is unsafe: a power cut may lose acknowledged messages.")
     ] = Flush.SYNC,
+    transaction_time_out: Annotated[
+        int, typer.Option(min=1, help="Ms after which the producer of an open transaction is asked.")
+    ] = 6_000,
+    transaction_check_interval: Annotated[
+        int, typer.Option(min=1, help="Ms between rounds of such questions.")
+    ] = 30_000,
+    transaction_check_max: Annotated[
+        int, typer.Option(min=1, help="Questions about one message; then it is given up.")
+    ] = 15,
+    message_status: Annotated[
+        bool,
+        typer.Option(
+            "--message-status", help="Keep what becomes of messages, of topics without the attribute message.status."
+        ),
+    ] = False,
     host: Annotated[
         str, typer.Option(help="IP address to listen at; 0.0.0.0: all. Default: this machine only.")
     ] = "127.0.0.1",
@@ -175,7 +191,7 @@ def broker(
     as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a JSON object.")] = False,
 ) -> None:
     """Run a name server and broker on this machine, until Ctrl-C. For development, tests and demos."""
-    with _errors_as_messages():
+    with errors_as_messages():
         from rocketmq_py.cli import broker as brokering  # needs an extra
 
         brokering.serve(
@@ -184,6 +200,10 @@ def broker(
             broker_port=broker_port,
             message_delay_level=message_delay_level,
             synchronous=flush is Flush.SYNC,
+            transaction_time_out=transaction_time_out,
+            transaction_check_interval=transaction_check_interval,
+            transaction_check_max=transaction_check_max,
+            message_status=message_status,
             host=host,
             broker_ip1=broker_ip1,
             access_keys=None if access_keys is None else brokering.read_access_keys(access_keys),
@@ -207,7 +227,7 @@ def demo(
     ] = None,
 ) -> None:
     """Watch two members share queues, fail, retry and commit; ends with 1 when a message is missing."""
-    with _errors_as_messages():
+    with errors_as_messages():
         from rocketmq_py.cli import demo as demonstrating  # needs extras
 
         limit_s = seconds + demonstrating.WAIT_S if timeout is None else timeout
@@ -220,25 +240,57 @@ def demo(
         raise typer.Exit(1)
 
 
+@app.command()
+def inspect(
+    namesrv: AdminNameServers = None,
+    group: Annotated[str | None, typer.Option(help="Group whose members are asked.", show_default=False)] = None,
+    client: Annotated[str | None, typer.Option(help="Only this member, by its id.", show_default=False)] = None,
+    stacks: Annotated[bool, typer.Option("--stacks", help="With the stacks of its process's threads.")] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", file_okay=False, exists=True, show_default=False,
+            help="Directory of an embedded broker's store: look at all of it; ends with 1 when it is damaged.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Look into the members of a group: their queues and rates. Or, with --check, into a store."""
+    if (group is None) is (check is None):
+        raise typer.BadParameter("either --group or --check", param_hint="--group / --check")
+    with errors_as_messages():
+        if check is not None:
+            raise typer.Exit(0 if inspecting.inspect_store(check, as_json=as_json) else 1)
+        assert group is not None  # noqa: S101 - see above
+        inspecting.inspect_members(namesrv, group, client, stacks=stacks, as_json=as_json)
+
+
+@app.command()
+def bench(
+    namesrv: AdminNameServers = None,
+    cluster: Cluster = None,
+    count: Annotated[int, typer.Option(min=1, max=10_000_000, help="Messages.")] = 20_000,
+    size: Annotated[int, typer.Option(min=1, help="Bytes of each body.")] = 1_000,
+    queues: Annotated[int, typer.Option(min=1, help="Queues of the topic, on each broker.")] = 8,
+    producers: Annotated[int, typer.Option(min=1, max=256, help="Threads that send.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Messages per send.")] = 1,
+    consume_batch: Annotated[int, typer.Option(min=1, max=1_024, help="Messages per listener call at most.")] = 1,
+    timeout: Annotated[float, typer.Option(min=1, help="Give up after so many seconds.")] = 120,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast messages are produced and consumed, on a topic of its own that is deleted afterwards."""
+    plan = benching.Plan(namesrv, cluster, count, size, queues, producers, batch, consume_batch, timeout)
+    with errors_as_messages():
+        complete = benching.bench(plan, as_json=as_json)
+    raise typer.Exit(0 if complete else 1)
+
+
 def _consume_from(text: str) -> tuple[ConsumeFromWhere, str | None]:
     if text == "first":
         return ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET, None
     if text == "last":
         return ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET, None
-    try:
-        moment = datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        raise typer.BadParameter("'first', 'last' or a moment like 2026-01-31T12:00:00", param_hint="--from") from None
+    moment = parse_moment(text)
+    if moment is None:
+        raise typer.BadParameter("'first', 'last' or a moment like 2026-01-31T12:00:00", param_hint="--from")
     return ConsumeFromWhere.CONSUME_FROM_TIMESTAMP, moment.strftime(CONSUME_TIMESTAMP_FORMAT)
-
-
-class _errors_as_messages:  # noqa: N801 - reads as a statement
-    """One line instead of a traceback for everything that the user can mend."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, RocketMQError):
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error

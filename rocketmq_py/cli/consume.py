@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 
+from rocketmq_py.cli.credentials import credentials
+from rocketmq_py.cli.output import CONTROLS
 from rocketmq_py.cli.signals import end_wish
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.config import ConsumeFromWhere, MessageModel
@@ -51,7 +53,7 @@ def consume(
     done = threading.Event()
     printer = _Printer(count, as_json, done.set)
     model = MessageModel.BROADCASTING if broadcast else MessageModel.CLUSTERING
-    consumer = DefaultMQPushConsumer(group, **address, consume_from_where=where, message_model=model)
+    consumer = DefaultMQPushConsumer(group, **address, consume_from_where=where, message_model=model, **credentials())
     if moment is not None:
         consumer.consume_timestamp = moment
     consumer.subscribe(topic, tags)
@@ -65,10 +67,6 @@ def consume(
     if printer.failure is not None and not isinstance(printer.failure, BrokenPipeError):
         raise RocketMQError(f"cannot write: {printer.failure.strerror}")
     return printer.failure is None and (in_time or count is None)
-
-
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
-"""A message must not steer the terminal, nor look like two."""
 
 
 class _Printer:
@@ -120,7 +118,7 @@ class _Printer:
     def _line(self, msg: MessageExt) -> str:
         if self._as_json:
             return json.dumps(as_dict(msg), ensure_ascii=False)
-        text = msg.body.decode(errors="replace").translate(_CONTROLS)
+        text = msg.body.decode(errors="replace").translate(CONTROLS)
         return f"{msg.topic} {msg.broker_name}/{msg.queue_id} @{msg.queue_offset} {msg.msg_id} {text}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import BinaryIO
 
+from rocketmq_py.cli.credentials import credentials
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.message import Message
 from rocketmq_py.producer import DefaultMQProducer
@@ -38,7 +39,7 @@ def send(
         batch = 1  # the gRPC protocol has no batches
     messages = (Message(topic, body, tags=tags, keys=keys) for body in bodies)
     sent = 0
-    with DefaultMQProducer(PRODUCER_GROUP, **address) as producer:
+    with DefaultMQProducer(PRODUCER_GROUP, **address, **credentials()) as producer:
         try:
             while some := list(islice(messages, batch)):
                 producer.send(some if len(some) > 1 else some[0])

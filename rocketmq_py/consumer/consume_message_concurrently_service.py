@@ -18,6 +18,7 @@ from rocketmq_py.consumer.offset_store import OffsetStore
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.send_back import FIRST_RETRY_DELAY_LEVEL, SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
+from rocketmq_py.consumer.status_acknowledger import Acknowledge
 from rocketmq_py.model.config import ConsumerConfig, MessageModel
 from rocketmq_py.model.listener import ConsumeConcurrently
 from rocketmq_py.model.message import MessageExt
@@ -79,6 +80,7 @@ class ConsumeMessageConcurrentlyService:
         self._stats = stats
         self._now_ms = runtime.clock.monotonic_ms
         self._windows = windows
+        self.acknowledge: Acknowledge | None = None  # while a broker wants to hear of every message; any thread sets it
         self._consume_timeout_ms = config.consume_timeout * _MINUTE_MS
         self._broadcasting = config.message_model is MessageModel.BROADCASTING
         self._warnings = RateLimitedLog(runtime.clock, _log)
@@ -173,6 +175,13 @@ class ConsumeMessageConcurrentlyService:
                 finished.append(queue.finished.popleft())
         if finished and (offset := queue.remove_message(finished)) >= 0:
             self._offset_store.update_offset(mq, offset, increase_only=True)
+        if self.acknowledge is not None:
+            self._acknowledge(mq, finished)
+
+    def _acknowledge(self, mq: MessageQueue, msgs: Sequence[MessageExt]) -> None:
+        acknowledge = self.acknowledge
+        if acknowledge is not None and msgs:
+            acknowledge(mq, msgs)
 
     def _process_consume_result(
         self,
@@ -185,8 +194,9 @@ class ConsumeMessageConcurrentlyService:
         msgs, queue, mq, stats = request
         failed = self._caller.failed_indexes(status, context, len(msgs))
         self._count(stats, begin_ms, len(msgs), len(failed))
+        self._acknowledge(mq, [msg for index, msg in enumerate(msgs) if index not in failed])
         if failed and self._broadcasting:
-            self._drop_failed(msgs[failed.start], len(failed), mq)
+            self._drop_failed(msgs[failed[0]], len(failed), mq)
         elif failed and (not_sent_back := self._send_back_failed([msgs[index] for index in failed], queue, context)):
             # By identity: messages have no equality. What stays in the window holds the commit back.
             kept = {id(msg) for msg in not_sent_back}

@@ -22,6 +22,7 @@ from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.queue_locks import QueueLocks
 from rocketmq_py.consumer.send_back import SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
+from rocketmq_py.consumer.status_acknowledger import Acknowledge
 from rocketmq_py.model.config import ConsumerConfig
 from rocketmq_py.model.listener import ConsumeOrderly
 from rocketmq_py.model.message import MessageExt
@@ -93,6 +94,7 @@ class ConsumeMessageOrderlyService:
         self._counters = counters
         self._stats = stats
         self._locks = locks
+        self.acknowledge: Acknowledge | None = None  # while a broker wants to hear of every message; any thread sets it
         self._now_ms = runtime.clock.monotonic_ms
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._message_queue_lock = MessageQueueLock(runtime)
@@ -242,6 +244,9 @@ class ConsumeMessageOrderlyService:
         offset = queue.commit() if commits else NO_OFFSET
         if offset >= 0 and (not queue.dropped or queue.giving_up):
             self._offset_store.update_offset(mq, offset, increase_only=False)
+            acknowledge = self.acknowledge
+            if acknowledge is not None and action is OrderlyAction.COMMIT:
+                acknowledge(mq, msgs)
         return goes_on
 
     def consume_message_directly(self, msg: MessageExt) -> ConsumeMessageDirectlyResult:

@@ -155,11 +155,13 @@ class ConsumeMessagePopConcurrentlyService:
         if status is ConsumeConcurrentlyStatus.CONSUME_SUCCESS:
             stats.inc_consume_ok_tps(len(msgs) - len(failed))
         stats.inc_consume_failed_tps(len(failed))
-        for msg in msgs[: len(msgs) - len(failed)]:
-            self._settlement.ack(msg, mq.topic, queue)
-        delay_level = self._delay_level(context) if failed else 0
-        for msg in msgs[len(msgs) - len(failed) :]:
-            self._failures.again_later(msg, mq, queue, delay_level)
+        again = set(failed)
+        delay_level = self._delay_level(context) if again else 0
+        for index, msg in enumerate(msgs):
+            if index in again:
+                self._failures.again_later(msg, mq, queue, delay_level)
+            else:
+                self._settlement.ack(msg, mq.topic, queue)
 
     def _delay_level(self, context: ConsumeConcurrentlyContext) -> int:
         level: object = context.delay_level_when_next_consume

@@ -5,9 +5,11 @@ Source: processConsumeResult of ConsumeMessageConcurrentlyService and ConsumeMes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
-from rocketmq_py.model.results import ConsumeConcurrentlyStatus, ConsumeOrderlyStatus
+from rocketmq_py.errors import ConfigError
+from rocketmq_py.model.results import ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, ConsumeOrderlyStatus
 
 
 class ConsumeReturnType(Enum):
@@ -31,6 +33,27 @@ def failed_indexes(status: ConsumeConcurrentlyStatus, ack_index: int, size: int)
     if status is ConsumeConcurrentlyStatus.RECONSUME_LATER:
         return range(size)
     return range(min(max(ack_index, -1) + 1, size), size)
+
+
+def come_again(
+    status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, size: int
+) -> Sequence[int]:
+    """Which messages of a batch of ``size`` must come again, ascending, by all that a listener said.
+
+    Raises:
+        ConfigError: it said something that is no place in the batch; what is wrong here must not lose a message.
+    """
+    if status is not ConsumeConcurrentlyStatus.CONSUME_SUCCESS:
+        return range(size)
+    failed = context.failed_indexes
+    if failed is not None:
+        if failed and max(failed) >= size:
+            raise ConfigError(f"the listener set failed_indexes to message {max(failed)} of a batch of {size}, from 0")
+        return sorted(failed)
+    ack_index: object = context.ack_index
+    if not isinstance(ack_index, int):
+        raise ConfigError(f"the listener set ack_index to {ack_index!r}, which is no integer")
+    return failed_indexes(status, ack_index, size)
 
 
 class OrderlyAction(Enum):

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from rocketmq_py.consumer.consume_result import failed_indexes, return_type
+from rocketmq_py.consumer.consume_result import come_again, return_type
 from rocketmq_py.consumer.hooks import (
     CONSUME_CONTEXT_TYPE,
     ConsumeMessageContext,
@@ -20,6 +20,7 @@ from rocketmq_py.consumer.hooks import (
     run_before,
 )
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
+from rocketmq_py.errors import ConfigError
 from rocketmq_py.model import names
 from rocketmq_py.model.config import ConsumerConfig, MessageModel
 from rocketmq_py.model.listener import Consume, ConsumeConcurrently, ContextT
@@ -225,19 +226,13 @@ class ConcurrentListenerCaller(ListenerCaller[ConsumeConcurrentlyContext, Consum
 
     def failed_indexes(
         self, status: ConsumeConcurrentlyStatus | None, context: ConsumeConcurrentlyContext, size: int
-    ) -> range:
-        """Which messages of a batch of ``size`` must come again, by what the listener answered."""
-        ack_index: object = context.ack_index
-        if status is None:
+    ) -> Sequence[int]:
+        """Which messages of a batch of ``size`` must come again, ascending, by what the listener answered."""
+        try:
+            return come_again(status, context, size)
+        except ConfigError as error:
+            self._warnings.warning("come again", "group %s: %s; the batch is consumed again later", self._group, error)
             return range(size)
-        if not isinstance(ack_index, int):
-            self._warnings.warning(
-                "ack_index",
-                "group %s: the listener set ack_index to %r, which is no integer; the batch is consumed again later",
-                self._group, ack_index,
-            )  # fmt: skip
-            return range(size)
-        return failed_indexes(status, ack_index, size)
 
 
 def batches(msgs: list[MessageExt], size: int) -> list[list[MessageExt]]:

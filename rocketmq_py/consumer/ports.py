@@ -6,7 +6,7 @@ All errors are ``RocketMQError``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -190,6 +190,23 @@ class ReceiptBroker(PopSource, Protocol):
         self, group: str, topic: str, msg: MessageExt, attempt: int, max_attempts: int, timeout_ms: int, on_done: OnDone
     ) -> None:
         """The message is given up, and kept for people to look at."""
+        ...
+
+
+class StatusBroker(Protocol):
+    """Requests of a consumer to brokers that keep statuses of messages; only those of this package do."""
+
+    def wants_acknowledgements(self) -> bool:
+        """Whether a broker has asked for them in its last answer to a heartbeat."""
+        ...
+
+    def acknowledge_statuses(
+        self, group: str, broker_name: str, spans: Sequence[tuple[MessageQueue, int, int]], timeout_ms: int
+    ) -> None:
+        """Say that messages have been consumed: queue, first offset, one past the last; returns when that is stored.
+
+        To a broker that has not asked nothing is said.
+        """
         ...
 
 

@@ -26,6 +26,7 @@ class Event(Enum):
     TRACE_LOST = "trace contexts, two per listener call, that were discarded or could not be sent"
     POP_TIMED_OUT = "popped messages whose invisible time passed before they were consumed or settled"
     POP_GIVEN_UP = "popped messages acknowledged because they failed too often for too long"
+    STATUS_ACK_LOST = "consumed messages that a broker which keeps statuses could not be told of explicitly"
     SETTLE_FAILED = "acknowledgements and delays of popped messages that failed"
     CORRUPTED = "messages whose bodies could not be read or did not fit their digest"
 

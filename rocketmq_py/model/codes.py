@@ -92,6 +92,9 @@ class RequestCode(IntEnum):
     NOTIFICATION = 200054
     POLLING_INFO = 200055
     BATCH_ACK_MESSAGE = 200151
+    UPDATE_MESSAGE_STATUS = 901001
+    """Not RocketMQ's, nor is the next one: brokers of this package alone know them."""
+    QUERY_MESSAGE_STATUS = 901002
 
 
 class ResponseCode(IntEnum):

@@ -49,6 +49,15 @@ class MessageListener(Generic[ContextT, StatusT]):
             raise NotImplementedError("define consume_message in the subclass, or hand over a function")
         return self._function(msgs, context)
 
+    def consumer_started(self) -> None:
+        """A consumer that calls this listener is about to start: for listeners with their own threads. Not in Java."""
+
+    def consumer_stopped(self) -> None:
+        """That consumer takes no answers any more: what the listener still has belongs to others. Must not block.
+
+        Called once for each ``consumer_started``, on the thread that calls ``shutdown``; errors are logged.
+        """
+
 
 class MessageListenerConcurrently(MessageListener[ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus]):
     """Gets messages on many threads at once, in no particular order. An exception or None means RECONSUME_LATER."""
@@ -63,11 +72,18 @@ class MessageListenerOrderly(MessageListener[ConsumeOrderlyContext, ConsumeOrder
     """
 
 
+_KINDS: tuple[tuple[type[MessageListener[Any, Any]], type[MessageListener[Any, Any]]], ...] = (
+    (MessageListenerConcurrently, MessageListenerOrderly),
+    (MessageListenerOrderly, MessageListenerConcurrently),
+)
+
+
 def check_listener(listener: object) -> Consume[Any, Any]:
     """Return the function to call for each batch.
 
     Raises:
-        ConfigError: not a listener, nothing to call, an ``async def``, a generator, or other arguments.
+        ConfigError: not a listener, nothing to call, a listener of the other kind inside, an ``async def``, a
+            generator, or other arguments.
     """
     if isinstance(listener, type) and issubclass(listener, MessageListener):
         raise ConfigError(f"a message listener is an object, not a class: write {listener.__name__}(...)")
@@ -77,6 +93,14 @@ def check_listener(listener: object) -> Consume[Any, Any]:
             f"{type(listener).__name__}: wrap a function as MessageListenerConcurrently(function)"
         )
     consume: object = listener.consume_message
+    inside = getattr(listener, "_function", None)
+    inside = getattr(inside, "__self__", inside)
+    for kind, other in _KINDS:
+        if isinstance(listener, kind) and isinstance(inside, other):
+            raise ConfigError(
+                f"{type(inside).__name__} is a {other.__name__} and cannot be called by a {kind.__name__}: register "
+                "it as it is"
+            )
     if type(listener).consume_message is MessageListener.consume_message:
         consume = listener._function  # saves a call per batch
     if not callable(consume):

@@ -12,6 +12,8 @@ DEFAULT_CONSUMER_GROUP = "DEFAULT_CONSUMER"
 CLIENT_INNER_PRODUCER_GROUP = "CLIENT_INNER_PRODUCER"
 AUTO_CREATE_TOPIC_KEY_TOPIC = "TBW102"
 """The broker's template for topics that are created by the first send."""
+TOOLS_CONSUMER_GROUP = "TOOLS_CONSUMER"
+"""The group of operators' tools, which every broker has. Source: MixAll."""
 RMQ_SYS_TRACE_TOPIC = "RMQ_SYS_TRACE_TOPIC"
 """Where trace records go unless another topic is named."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
+from rocketmq_py.errors import ConfigError
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 
@@ -35,17 +36,40 @@ class ConsumeConcurrentlyContext:
         message_queue: the queue of the batch.
         ack_index: with CONSUME_SUCCESS, the index of the last message that succeeded, inclusive (not a count):
             ``0`` acknowledges only the first, ``-1`` none; the rest comes again later. Default: all. Ignored with
-            RECONSUME_LATER.
+            RECONSUME_LATER, and once ``failed_indexes`` is set.
         delay_level_when_next_consume: when failed messages come again: ``-1`` never (dead-letter topic), ``0`` the
             broker decides, 1..18 that delay level.
     """
 
-    __slots__ = ("ack_index", "delay_level_when_next_consume", "message_queue")
+    # _failed_indexes stays unset until somebody sets it: a context is made for every message at batch size 1.
+    __slots__ = ("_failed_indexes", "ack_index", "delay_level_when_next_consume", "message_queue")
 
     def __init__(self, message_queue: MessageQueue) -> None:
         self.message_queue = message_queue
         self.ack_index = MAX_ACK_INDEX
         self.delay_level_when_next_consume = DELAY_BROKER_DECIDES
+
+    @property
+    def failed_indexes(self) -> frozenset[int] | None:
+        """With CONSUME_SUCCESS, the indexes of the messages that come again later, all others being done. Not in Java.
+
+        None, the default: ``ack_index`` decides. Setting it sets ``ack_index`` too, to the last message before the
+        first failed one, for hooks that look there.
+
+        Raises:
+            ConfigError: something else than integers from 0 is set.
+        """
+        return getattr(self, "_failed_indexes", None)
+
+    @failed_indexes.setter
+    def failed_indexes(self, indexes: Iterable[int]) -> None:
+        failed = frozenset(indexes)
+        if any(isinstance(index, bool) or not isinstance(index, int) or index < 0 for index in failed):
+            raise ConfigError(
+                f"failed_indexes are integers from 0, the places of messages in the batch, not {indexes!r}"
+            )
+        self._failed_indexes = failed
+        self.ack_index = min(failed) - 1 if failed else MAX_ACK_INDEX
 
 
 class ConsumeOrderlyStatus(Enum):

@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from rocketmq_py.errors import ProtocolError
 from rocketmq_py.model import fastjson
@@ -25,11 +25,13 @@ from rocketmq_py.model.running_info import (
     ProcessQueueInfo,
 )
 from rocketmq_py.model.subscription import TAG, SubscriptionData
+from rocketmq_py.remoting.json_fields import as_object as _object
+from rocketmq_py.remoting.json_fields import checked as _checked
+from rocketmq_py.remoting.json_fields import field as _field
+from rocketmq_py.remoting.json_fields import int32 as _int
 
 QUEUE_NUMS_MAX = 65_536
 """Queues of a topic that are believed: every one of them will be an object here."""
-
-T = TypeVar("T")
 
 _INTEGER = re.compile(r"-?[0-9]{1,10}")
 
@@ -141,8 +143,7 @@ def _consumer_data(fields: Mapping[Any, Any]) -> ConsumerData:
         group=_field(fields, "groupName", str),
         consume_from_where=str(fields.get("consumeFromWhere")),
         subscriptions=[
-            _parsed_subscription(_object(each, "a subscription"))
-            for each in _field(fields, "subscriptionDataSet", list)
+            parse_subscription(_object(each, "a subscription")) for each in _field(fields, "subscriptionDataSet", list)
         ],
         unit_mode=fields.get("unitMode") is True,
         consume_type=str(fields.get("consumeType")),
@@ -150,7 +151,8 @@ def _consumer_data(fields: Mapping[Any, Any]) -> ConsumerData:
     )
 
 
-def _parsed_subscription(fields: Mapping[Any, Any]) -> SubscriptionData:
+def parse_subscription(fields: Mapping[Any, Any]) -> SubscriptionData:
+    """A subscription within a body. Raises ``ProtocolError``."""
     return SubscriptionData(
         topic=_field(fields, "topic", str),
         sub_string=_field(fields, "subString", str),
@@ -531,7 +533,7 @@ def parse_topic_route(body: bytes) -> TopicRouteData:
         raise ProtocolError(f"a route with {total} queues, believed are {QUEUE_NUMS_MAX}")
     return TopicRouteData(
         queue_datas,
-        tuple(_broker_data(_object(each, "a brokerData")) for each in _field(route, "brokerDatas", list)),
+        tuple(parse_broker_data(_object(each, "a brokerData")) for each in _field(route, "brokerDatas", list)),
         None if route.get("orderTopicConf") is None else _field(route, "orderTopicConf", str),
         bool(route.get("topicQueueMappingByBroker")),
     )
@@ -554,7 +556,8 @@ def _queue_nums(fields: Mapping[Any, Any], name: str) -> int:
     return nums
 
 
-def _broker_data(fields: Mapping[Any, Any]) -> BrokerData:
+def parse_broker_data(fields: Mapping[Any, Any]) -> BrokerData:
+    """A broker within a body. Raises ``ProtocolError``."""
     addresses = _object(fields.get("brokerAddrs"), "brokerAddrs")
     return BrokerData(
         _field(fields, "cluster", str),
@@ -570,25 +573,3 @@ def _broker_id(key: object) -> int:
     except ValueError:
         pass
     raise ProtocolError(f"{key!r:.100} is no broker id")
-
-
-def _int(value: object, what: str) -> int:
-    """A Java int. Larger ones may be chosen to have all the same hash: sets of many of them take minutes."""
-    number = _checked(value, int, what)
-    if not -(2**31) <= number < 2**31:
-        raise ProtocolError(f"{what} is no 32-bit integer")
-    return number
-
-
-def _object(value: object, what: str) -> dict[Any, Any]:
-    return _checked(value, dict, what)
-
-
-def _field(fields: Mapping[Any, Any], name: str, kind: type[T]) -> T:
-    return _checked(fields.get(name), kind, name)
-
-
-def _checked(value: object, kind: type[T], what: str) -> T:
-    if type(value) is not kind:  # not isinstance: True is an int
-        raise ProtocolError(f"{what} is {type(value).__name__} where {kind.__name__} should be")
-    return value

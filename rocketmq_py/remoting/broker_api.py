@@ -6,7 +6,7 @@ Satisfies ``consumer.ports.Broker``. Source: MQClientAPIImpl, PullAPIWrapper, Re
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from rocketmq_py.clock import Clock
@@ -16,7 +16,7 @@ from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PullResult, PullStatus, QueueAssignment
 from rocketmq_py.model.subscription import TAG, SubscriptionData
-from rocketmq_py.remoting import bodies
+from rocketmq_py.remoting import bodies, message_status_bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_messages
 from rocketmq_py.remoting.message_sender import MessageSender
@@ -99,6 +99,7 @@ class BrokerApi:
         self._timeout_ms = timeout_ms
         self._lanes: dict[str, ProxyLanes] = {}
         self._versions: dict[str, int] = {}  # of brokers, by address, as their answers to heartbeats tell them
+        self._want_acknowledgements: frozenset[str] = frozenset()  # addresses of brokers; replaced, not edited
         self._suggested_broker: dict[MessageQueue, int] = {}  # Java: pullFromWhichNodeTable
 
     # Pull.
@@ -311,6 +312,22 @@ class BrokerApi:
         message = OutgoingMessage(topic, body, flag, dict(properties))
         self._sender.send(message, SEND_RETRY_TIMEOUT_MS, retries=2)
 
+    # Statuses of messages.
+
+    def wants_acknowledgements(self) -> bool:
+        """See ``consumer.ports.StatusBroker.wants_acknowledgements``."""
+        return bool(self._want_acknowledgements)
+
+    def acknowledge_statuses(
+        self, group: str, broker_name: str, spans: Sequence[tuple[MessageQueue, int, int]], timeout_ms: int
+    ) -> None:
+        """See ``consumer.ports.StatusBroker.acknowledge_statuses``."""
+        address = self._master_of(broker_name)
+        if address in self._want_acknowledgements:
+            body = message_status_bodies.encode_acknowledgement(spans)
+            request = Request(RequestCode.UPDATE_MESSAGE_STATUS, {"consumerGroup": group, "bname": broker_name}, body)
+            self._remoting.invoke_ok(address, request, timeout_ms, f"acknowledge statuses of group {group}")
+
     # Transactions.
 
     def end_transaction(self, address: str, fields: Mapping[str, str], remark: str | None, timeout_ms: int) -> None:
@@ -341,6 +358,9 @@ class BrokerApi:
         request = Request(RequestCode.HEART_BEAT, {}, body)
         reply = self._remoting.invoke_ok(address, request, self._timeout_ms, "send a heartbeat")
         self._versions[address] = reply.version
+        wants = reply.ext_fields.get(message_status_bodies.ANNOUNCED) == "true"
+        if wants != (address in self._want_acknowledgements):
+            self._want_acknowledgements ^= {address}
         if "MSG_REGION" in reply.ext_fields:  # only a proxy puts it into every answer
             self._routes.note_proxy(address)
 

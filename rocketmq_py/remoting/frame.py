@@ -9,7 +9,7 @@ Source: RemotingCommand, RocketMQSerializable, NettyDecoder.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from json.encoder import encode_basestring_ascii
@@ -74,6 +74,7 @@ class RemotingCommand:
         body: empty when there is none: the protocol does not tell the two apart.
         language: one of ``LANGUAGES``.
         version: the sender's ``MQVersion`` ordinal.
+        written: not sent: a server calls it once, with whether all of the command was handed to the system.
     """
 
     code: int
@@ -84,6 +85,7 @@ class RemotingCommand:
     body: bytes = b""
     language: str = _OWN_LANGUAGE
     version: int = VERSION
+    written: Callable[[bool], None] | None = field(default=None, compare=False)
 
     @classmethod
     def response(cls, opaque: int, code: int, remark: str | None = None) -> RemotingCommand:

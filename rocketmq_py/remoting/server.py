@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -39,6 +40,9 @@ RESTING_BYTES = 16 * 1024
 MEMORY_MAX_BYTES = 512 * 1024 * 1024
 """What all connections of a port may have in memory of what is not complete yet or not read. Above, the connection that
 has most is closed, and the next, until it is less."""
+
+WRITTEN_CHECK_MS = 100
+"""How often is looked whether what somebody waits for has left the transport; asyncio does not tell."""
 
 WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_MAX_BYTES = 64 * 1024 * 1024
@@ -74,6 +78,8 @@ class ServerChannel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._paused = False  # the client does not read
         self._behind = False  # requests of its wait for their turn
+        self._handed = 0  # bytes given to the transport
+        self._awaited: deque[tuple[int, Callable[[bool], None]]] = deque()  # up to which byte, and who wants to know
         self._counted_bytes = 0  # what the server was told of
         self.active_ms = clock.monotonic_ms()
         self.remote_address = "?"
@@ -174,28 +180,54 @@ class ServerChannel(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See ``asyncio``."""
         self._transport = None
+        awaited, self._awaited = self._awaited, deque()
+        for _, written in awaited:
+            written(False)
         self._server.note_memory(-self._counted_bytes)
         self._counted_bytes = 0
         self._server.ended(self)
         self._service.on_close(self)
 
     def write(self, command: RemotingCommand) -> None:
-        """Send a command; nothing happens on a connection that has ended."""
-        transport = self._transport
+        """Send a command; on a connection that has ended it is only told that it was not written."""
+        transport, written = self._transport, command.written
         if transport is None or transport.is_closing():
+            if written is not None:
+                written(False)
             return
         if transport.get_write_buffer_size() > WRITE_MAX_BYTES:
             _log.warning("%s does not read, its connection is closed", self.remote_address)
             transport.abort()
+            if written is not None:
+                written(False)
             return
         self.active_ms = self._clock.monotonic_ms()
         try:
             frame = encode(command)
         except ConfigError as error:
             frame = encode(RemotingCommand.response(command.opaque, ResponseCode.SYSTEM_ERROR, f"{error}"))
+            if written is not None:
+                written(False)
+                written = None
         transport.write(frame)
         if transport.get_write_buffer_size() or self._counted_bytes > RESTING_BYTES:
             self._count()
+        self._handed += len(frame)
+        if written is not None:
+            self._awaited.append((self._handed, written))
+            if len(self._awaited) == 1:
+                self._tell_written()
+
+    def _tell_written(self) -> None:
+        """Tell those whose commands have left the transport; again soon, if others wait."""
+        if self._transport is None:
+            return
+        gone = self._handed - self._transport.get_write_buffer_size()
+        while self._awaited and self._awaited[0][0] <= gone:
+            _, written = self._awaited.popleft()
+            written(True)
+        if self._awaited:
+            asyncio.get_running_loop().call_later(WRITTEN_CHECK_MS / 1_000, self._tell_written)
 
     def forget(self) -> None:
         """``close`` by a server that has subtracted what this connection has in memory."""

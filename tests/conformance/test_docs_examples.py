@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,38 @@ def test_an_asynchronous_send_as_printed_is_accepted(run_example: RunExample, se
     message = rocketmq_py.Message(server.topic(), b"body")
     with rocketmq_py.DefaultMQProducer("producers", namesrv_addr=server.namesrv_addr) as producer:
         run_example("docs/README.md", "send_async(", producer=producer, message=message)
+
+
+@pytest.mark.parametrize("server", ["embedded", "apache-broker"], indirect=True)
+def test_administration_from_python_as_printed_tells_the_topics(run_example: RunExample, server: Server) -> None:
+    printed = Printed(b"")
+    run_example("docs/README.md", "DefaultMQAdminExt(", print=printed.print)
+    ((topics,),) = printed.lines
+    assert isinstance(topics, list)
+    assert topics
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+def test_a_batch_on_many_threads_as_printed_is_handled(run_example: RunExample) -> None:
+    printed = Printed(b"body")
+    run_example("docs/README.md", 'DefaultMQProducer("producers"')
+    run_example("docs/README.md", "fan_out(handle", print=printed.print, input=printed.input)
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+def test_an_idempotent_listener_as_printed_stores_each_message_once(
+    run_example: RunExample, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_example("docs/README.md", 'DefaultMQProducer("producers"')
+    made = run_example("docs/README.md", "with consumer:  # start()", up_to="with consumer:")
+    consumer = made["consumer"]
+    consumer.subscribe(next(iter(consumer._subscriptions)))
+    example = run_example("docs/README.md", "SqliteTransaction(database)", consumer=consumer)
+    with consumer, sqlite3.connect("orders.db") as looking:
+        assert eventually(lambda: looking.execute("SELECT count(*) FROM orders").fetchone() == (4,), 20)
+    looking.close()
+    example["database"].close()
 
 
 @pytest.mark.parametrize("server", ["apache-broker"], indirect=True)

@@ -90,7 +90,7 @@ def run_scenario(server: ApacheCluster | EmbeddedProcess, topic: str, group: str
             step("consume directly", "queryMsgById", "-t", topic, "-i", offset_id, "-g", group, "-d", client_id)
             step("no such member", "consumerStatus", "-g", group, "-i", "nobody")
         step("reset", "resetOffsetByTime", "-g", group, "-t", topic, "-s", "0")
-        step("progress after the reset", "consumerProgress", "-g", group)
+        step("progress after the reset", "consumerProgress", "-g", group, "-t", topic)
         step("nobody is connected", "consumerConnection", "-g", group)
         listed = admin.run("topicList", "-c")
         assert re.search(rf"DefaultCluster +{topic} +{group}", listed), listed
@@ -126,7 +126,7 @@ def comparable(text: str, names: Mapping[str, str]) -> str:
         (r"#Consumer Properties#(.|\n)*?(?=#Consumer Subscription#)", ""),  # settings of a client
         (r"#Consumer RT&TPS#(.|\n)*?(?=#User Consume Info#|$)", ""),  # rates
         (r"/tmp/\S+|MOMENT/\S+", "FILE"),
-        (r"(?m)^\s+(at |\.\.\. \d+ more).*", ""),
+        (r"(?m)^\s+(at |\.\.\. \d+ more).*|^(See|For more information).*", ""),
         (r"[ \t]+", " "),
     ):
         text = re.sub(pattern, name, text)

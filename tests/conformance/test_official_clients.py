@@ -138,6 +138,7 @@ def go_tool() -> str:
     pytest.skip(hint)
 
 
+@pytest.mark.apache
 @pytest.mark.behaviour("AB-24")
 def test_go_consumers_and_a_go_producer_work_against_the_embedded_broker(
     embedded: EmbeddedProcess, tmp_path: Path

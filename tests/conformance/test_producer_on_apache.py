@@ -1,6 +1,6 @@
-"""Transactions, timers and request-reply on a real broker; the embedded one does not offer them yet.
+"""Transactions, timers and request-reply on a real broker; transactions on the embedded one, too.
 
-The broker asks about a transaction after 1.5 to 2.5 s, and again every second.
+The real broker asks about a transaction after 1.5 to 2.5 s, and again every second; the embedded one after 0.5 s.
 """
 
 from __future__ import annotations
@@ -35,16 +35,28 @@ from rocketmq_py import (
 )
 from rocketmq_py.model.producer_hooks import EndTransactionContext
 from rocketmq_py.model.results import Messages
-from tests.apache.cluster import ApacheCluster
+from tests.apache.cluster import TESTS, ApacheCluster
+from tests.apache.jars import program_command
 from tests.conformance.collector import Collector, eventually
+from tests.embedded import EmbeddedProcess
 
 COMMIT, ROLLBACK, UNKNOW = LocalTransactionState
 
 Consume = Callable[..., None]
 
 
-@pytest.fixture(scope="module")
-def cluster(java: None) -> Iterator[ApacheCluster]:
+Cluster = ApacheCluster | EmbeddedProcess
+
+on_both = pytest.mark.parametrize("cluster", ["apache", "embedded"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["apache"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if request.param == "embedded":
+        with EmbeddedProcess(None, "--transaction-time-out", "300", "--transaction-check-interval", "200") as embedded:
+            yield embedded
+        return
+    request.getfixturevalue("java")
     settings = {
         "transactionTimeOut": 1_500,
         "transactionCheckInterval": 1_000,
@@ -57,14 +69,14 @@ def cluster(java: None) -> Iterator[ApacheCluster]:
 
 
 @pytest.fixture
-def topic(cluster: ApacheCluster) -> str:
+def topic(cluster: Cluster) -> str:
     topic = f"topic-{uuid.uuid4().hex[:12]}"
     cluster.create_topic(topic, 4)
     return topic
 
 
 @pytest.fixture
-def consume(cluster: ApacheCluster, topic: str) -> Iterator[Consume]:
+def consume(cluster: Cluster, topic: str) -> Iterator[Consume]:
     """Start a consumer of the topic in a group of its own."""
     with ExitStack() as running:
 
@@ -109,7 +121,7 @@ class Transactions:
 
 
 @pytest.fixture
-def transactional(cluster: ApacheCluster) -> Iterator[Callable[..., TransactionMQProducer]]:
+def transactional(cluster: Cluster) -> Iterator[Callable[..., TransactionMQProducer]]:
     with ExitStack() as running:
 
         def start(listener: Transactions, group: str = "", **settings: Any) -> TransactionMQProducer:
@@ -128,9 +140,10 @@ def transactional(cluster: ApacheCluster) -> Iterator[Callable[..., TransactionM
 Transactional = Callable[..., TransactionMQProducer]
 
 
+@on_both
 @pytest.mark.behaviour("TX-01")
 def test_a_committed_message_is_delivered_and_a_rolled_back_one_is_not(
-    topic: str, transactional: Transactional, consume: Consume
+    cluster: Cluster, topic: str, transactional: Transactional, consume: Consume
 ) -> None:
     collector = Collector()
     consume(collector)
@@ -148,10 +161,11 @@ def test_a_committed_message_is_delivered_and_a_rolled_back_one_is_not(
     msg, arg = listener.executions[1]
     assert (msg.transaction_id, msg.body, msg.tags, arg) == (committed.msg_id, b"committed", "T", "argument")
     # Longer than the broker waits before it asks. A busy one may ask about what is decided; that changes nothing.
-    time.sleep(4)
+    time.sleep(4 if isinstance(cluster, ApacheCluster) else 1)
     assert len(collector.deliveries) == 1
 
 
+@on_both
 @pytest.mark.behaviour("TX-02", "TX-04")
 @pytest.mark.parametrize("executed", [UNKNOW, None, "nonsense", ValueError("the local transaction failed")], ids=repr)
 def test_what_is_not_decided_is_asked_for_until_it_is_committed(
@@ -171,9 +185,10 @@ def test_what_is_not_decided_is_asked_for_until_it_is_committed(
     assert (checked.transaction_id, checked.get_property("own")) == (sent.msg_id, "value")
 
 
+@on_both
 @pytest.mark.behaviour("TX-02")
 def test_what_is_rolled_back_when_asked_for_is_never_delivered(
-    topic: str, transactional: Transactional, consume: Consume
+    cluster: Cluster, topic: str, transactional: Transactional, consume: Consume
 ) -> None:
     collector = Collector()
     consume(collector)
@@ -192,7 +207,7 @@ def test_what_is_rolled_back_when_asked_for_is_never_delivered(
     producer.register_end_transaction_hook(Hook())
     sent = producer.send_message_in_transaction(Message(topic, b"never"))
     eventually(lambda: len(ends) >= 2, 60, "the broker asks")
-    time.sleep(3)
+    time.sleep(3 if isinstance(cluster, ApacheCluster) else 1)
     assert collector.deliveries == []
     assert [(end.transaction_state, end.from_transaction_check, end.msg_id) for end in ends[:2]] == [
         (UNKNOW, False, sent.msg_id),
@@ -219,9 +234,10 @@ producer.send_message_in_transaction(Message(sys.argv[3], b"of the dead"))
 """
 
 
+@on_both
 @pytest.mark.behaviour("TX-03")
 def test_another_member_answers_for_a_producer_that_was_killed(
-    cluster: ApacheCluster, topic: str, transactional: Transactional, consume: Consume
+    cluster: Cluster, topic: str, transactional: Transactional, consume: Consume
 ) -> None:
     collector = Collector()
     consume(collector)
@@ -241,10 +257,28 @@ def test_another_member_answers_for_a_producer_that_was_killed(
     assert survivor.executions == []
 
 
-@pytest.mark.behaviour("PR-16")
-def test_a_timer_message_is_delivered_when_its_time_has_come(
-    cluster: ApacheCluster, topic: str, consume: Consume
+@pytest.mark.behaviour("ET-01", "ET-04")
+@pytest.mark.parametrize("cluster", ["embedded"], indirect=True)
+def test_a_java_producers_transactions_end_as_it_says_at_once_or_when_it_is_asked(
+    java: None, cluster: Cluster, topic: str, consume: Consume
 ) -> None:
+    collector = Collector()
+    consume(collector)
+    command = program_command("JavaTransactions", cluster.namesrv_addr, topic, options=TESTS.jvm)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    collector.wait_for_bodies([b"commit", b"commit later"])
+    asked = [line.split("|") for line in done.stdout.splitlines()]
+    for body in ("commit later", "rollback later"):
+        assert [line[1:] for line in asked if line[0] == body][:2] == [["1", body, "true"], ["2", body, "true"]]
+    assert {line[0] for line in asked} == {"commit later", "rollback later"}
+    assert all(msg.keys == f"k {msg.body.decode()}" for msg in collector.deliveries)
+    time.sleep(1)
+    assert sorted(msg.body for msg in collector.deliveries) == [b"commit", b"commit later"]
+
+
+@pytest.mark.behaviour("PR-16")
+def test_a_timer_message_is_delivered_when_its_time_has_come(cluster: Cluster, topic: str, consume: Consume) -> None:
     collector = Collector()
     consume(collector)
     with DefaultMQProducer("timers", namesrv_addr=cluster.namesrv_addr, send_msg_timeout=10_000) as producer:
@@ -278,13 +312,13 @@ class Replier(MessageListenerConcurrently):
 
 
 @pytest.fixture
-def asker(cluster: ApacheCluster) -> Iterator[DefaultMQProducer]:
+def asker(cluster: Cluster) -> Iterator[DefaultMQProducer]:
     with DefaultMQProducer("askers", namesrv_addr=cluster.namesrv_addr) as producer:
         yield producer
 
 
 @pytest.fixture
-def replier(cluster: ApacheCluster, consume: Consume) -> Iterator[Replier]:
+def replier(cluster: Cluster, consume: Consume) -> Iterator[Replier]:
     with DefaultMQProducer("repliers", namesrv_addr=cluster.namesrv_addr, send_msg_timeout=10_000) as producer:
         replier = Replier(producer)
         consume(replier)
@@ -360,7 +394,7 @@ def test_we_ask_and_java_replies(cluster: ApacheCluster, asker: DefaultMQProduce
 
 
 @pytest.mark.behaviour("NS-03")
-def test_transactions_and_requests_work_in_a_namespace(cluster: ApacheCluster, transactional: Transactional) -> None:
+def test_transactions_and_requests_work_in_a_namespace(cluster: Cluster, transactional: Transactional) -> None:
     namespace, topic, group = (f"{kind}-{uuid.uuid4().hex[:8]}" for kind in ("ns", "topic", "group"))
     cluster.create_topic(f"{namespace}%{topic}", 4)
     cluster.create_group(f"{namespace}%{group}")

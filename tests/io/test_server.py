@@ -19,7 +19,9 @@ from rocketmq_py.broker.embedded_broker import EmbeddedBroker
 from rocketmq_py.errors import IllegalStateError
 from rocketmq_py.remoting import frame as frame_module
 from rocketmq_py.remoting import server as server_module
+from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.server import ServerChannel, ServerLoop
+from rocketmq_py.runtime import ThreadRuntime
 from tests.administration import Wire, call
 from tests.io.server import encode_ask, eventually, stays
 
@@ -340,3 +342,65 @@ def test_it_starts_once_ends_twice_and_can_be_started_again(tmp_path: Path, noth
 
 def serves_route(broker: EmbeddedBroker) -> bool:
     return call(broker.namesrv_addr, 206).code == 0
+
+
+class LargeAnswers:
+    """A service whose answers are large, and that notes whether they were written."""
+
+    def __init__(self) -> None:
+        self.told: list[bool] = []
+        self.channels: list[server_module.ServerChannel] = []
+
+    def on_request(self, channel: server_module.ServerChannel, request: RemotingCommand) -> None:
+        self.channels.append(channel)
+        self.answer(channel, bytes(8 * 1024 * 1024))
+
+    def answer(self, channel: server_module.ServerChannel, body: bytes) -> None:
+        command = RemotingCommand.response(1, 0)
+        command.body, command.written = body, self.told.append
+        channel.write(command)
+
+    def on_close(self, channel: server_module.ServerChannel) -> None:
+        pass
+
+
+@pytest.mark.behaviour("SM-05")
+def test_whoever_writes_a_command_is_told_once_whether_all_of_it_has_left(nothing_is_left_behind: None) -> None:
+    runtime = ThreadRuntime()
+    loop, service = ServerLoop(runtime, "LargeAnswers"), LargeAnswers()
+    server = server_module.RemotingServer(loop, service, runtime.clock)
+    listening = server_module.bind("127.0.0.1", 0)
+    loop.run(server.serve(listening), 5_000)
+
+    def ask() -> socket.socket:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        sock.settimeout(5)
+        sock.connect(listening.getsockname())
+        sock.sendall(encode_ask(30, 1, {}))
+        assert eventually(lambda: service.channels)
+        return sock
+
+    try:
+        with ask() as sock:
+            assert stays(lambda: service.told == [], 0.3)
+            left = 8 * 1024 * 1024
+            while left > 0:
+                left -= len(sock.recv(1 << 20))
+            assert eventually(lambda: service.told == [True])
+        with ask():
+            assert stays(lambda: service.told == [True], 0.3)
+        assert eventually(lambda: service.told == [True, False])
+        loop.run(_answer(service), 5_000)
+        assert eventually(lambda: service.told == [True, False, False])
+    finally:
+        loop.run(_stop(server), 5_000)
+        loop.stop()
+
+
+async def _answer(service: LargeAnswers) -> None:
+    service.answer(service.channels[0], b"")
+
+
+async def _stop(server: server_module.RemotingServer) -> None:
+    await server.stop()

@@ -148,7 +148,6 @@ def test_the_first_send_creates_a_topic_with_as_many_queues_as_asked_at_most_8(r
         ({"body": b""}, 13),
         ({"body": b"x" * (4 * 1024 * 1024 + 1)}, 13),
         ({"f": 4}, 13),
-        ({"properties": {"TRAN_MSG": "true"}}, 13),
         ({"properties": {"TIMER_DELAY_SEC": "soon"}}, 13),
         ({"properties": {"long": "x" * 32_768}}, 13),
         ({"h": "x"}, 1),

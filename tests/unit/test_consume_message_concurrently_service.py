@@ -815,3 +815,23 @@ def test_what_was_finished_before_a_reset_does_not_undo_it() -> None:
     busy.pool.run_all()
     busy.rebalance.windows()
     assert (busy.offset, busy.broker.offsets[GROUP, mq()]) == (2, 2)
+
+
+@pytest.mark.behaviour("SM-10")
+def test_a_broker_that_keeps_statuses_is_told_of_every_message_that_succeeded_at_once() -> None:
+    told: list[tuple[MessageQueue, list[int]]] = []
+
+    def succeed_until_2(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        if len(msgs) > 2:
+            context.ack_index = 1
+        return SUCCESS
+
+    core = Consuming(succeed_until_2, consume_message_batch_max_size=4)
+    core.consume(0, 1)
+    core.service.acknowledge = lambda queue, msgs: told.append((queue, offsets(msgs)))
+    core.consume(2, 3)
+    core.consume(4, 5, 6, 7)
+    assert told == [(mq(), [2, 3]), (mq(), [4, 5])]
+    core.service.acknowledge = None
+    core.consume(8)
+    assert len(told) == 2

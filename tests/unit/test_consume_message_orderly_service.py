@@ -625,3 +625,17 @@ def test_the_answer_is_carried_out_before_the_queue_can_be_given_away() -> None:
     core.orderly_service.submit_consume_request([], queue, mq(), True)
     assert free == [False]
     assert queue.consume_lock.acquire(0)
+
+
+@pytest.mark.behaviour("SM-10")
+def test_a_broker_that_keeps_statuses_is_told_of_a_committed_batch_and_not_of_one_that_comes_again() -> None:
+    told: list[list[int]] = []
+    listener = Listener(SUSPEND)
+    core = Core(orderly=listener)
+    core.orderly_service.acknowledge = lambda queue, msgs: told.append(offsets(msgs))
+    core.broker.store(mq(), b"0", b"1")
+    core.begin()
+    core.broker.answer_pulls()
+    assert (listener.calls, told) == ([[0]], [])
+    core.runtime.advance(1_000)
+    assert (listener.calls, told) == ([[0], [0], [1]], [[0], [1]])

@@ -50,6 +50,7 @@ class Consuming:
         self.listener_takes_ms = 0
         self.delay_level: Any = 0
         self.ack_index: Any = None
+        self.failed_indexes: set[int] | None = None
         self.batches: list[list[int]] = []
         self.runtime = ManualRuntime()
         self.clock = self.runtime.manual_clock
@@ -87,6 +88,8 @@ class Consuming:
         context.delay_level_when_next_consume = self.delay_level
         if self.ack_index is not None:
             context.ack_index = self.ack_index
+        if self.failed_indexes is not None:
+            context.failed_indexes = self.failed_indexes
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer  # type: ignore[no-any-return] # a wrong answer is what some tests are about
@@ -243,6 +246,16 @@ def test_success_with_an_ack_index_puts_off_what_lies_behind_it(
     core.consume(popped(0), popped(1), popped(2))
     assert core.broker.acked == acked
     assert [offset for offset, _ in core.broker.put_off] == put_off
+    assert core.not_settled == 0
+
+
+@pytest.mark.behaviour("PO-07", "CR-03")
+def test_success_with_failed_indexes_puts_off_those_alone() -> None:
+    core = Consuming(consume_message_batch_max_size=4)
+    core.failed_indexes = {0, 2}
+    core.consume(*map(popped, range(4)))
+    assert core.broker.acked == [1, 3]
+    assert [offset for offset, _ in core.broker.put_off] == [0, 2]
     assert core.not_settled == 0
 
 

@@ -13,6 +13,7 @@ from rocketmq_py.broker.store.message_table import MessageTable, Row, add_messag
 from rocketmq_py.broker.store.offset_table import OffsetTable
 from rocketmq_py.broker.store.pop_table import PopTable
 from rocketmq_py.broker.store.setting_table import SettingTable
+from rocketmq_py.broker.store.status_table import StatusTable
 from rocketmq_py.broker.store.timer_table import TimerTable
 
 
@@ -37,7 +38,7 @@ class MessageStore:
         vfs: name of an apsw VFS, for tests that cut the power.
 
     Attributes:
-        messages, keys, configurations, offsets, settings, pops, timers: read what is committed.
+        messages, keys, configurations, offsets, settings, statuses, pops, timers: read what is committed.
 
     Raises:
         StoreError: not a store, of a newer version, damaged, or in use.
@@ -53,6 +54,7 @@ class MessageStore:
         self.settings = SettingTable(self._database)
         self.pops = PopTable(self._database)
         self.timers = TimerTable(self._database)
+        self.statuses = StatusTable(self._database)
 
     @property
     def last_id(self) -> int:

@@ -62,14 +62,14 @@ INSERT INTO deleted VALUES (1, 0, checksum(0));  -- highest message id deleted
 
 _KEYS = """
 CREATE TABLE message_key (
-    bucket INTEGER,                -- id >> 12
-    hash INTEGER,                  -- of topic and key
+    place INTEGER,                 -- id >> 10, in 32 bits behind it a hash of topic and key
     id INTEGER,                    -- of the message
-    PRIMARY KEY (bucket, hash, id)
+    PRIMARY KEY (place, id)
 ) WITHOUT ROWID;
 CREATE TRIGGER message_key_goes AFTER DELETE ON message BEGIN
-    DELETE FROM message_key WHERE bucket = OLD.id >> 12 AND NOT EXISTS (
-        SELECT 1 FROM message WHERE id >= OLD.id >> 12 << 12 AND id < (OLD.id >> 12) + 1 << 12
+    DELETE FROM message_key
+    WHERE place >= OLD.id >> 10 << 32 AND place < (OLD.id >> 10) + 1 << 32 AND NOT EXISTS (
+        SELECT 1 FROM message WHERE id >= OLD.id >> 10 << 10 AND id < (OLD.id >> 10) + 1 << 10
     );
 END;
 """
@@ -106,9 +106,25 @@ CREATE TABLE timer (
 ) WITHOUT ROWID;
 """
 
+_STATUSES = """
+CREATE TABLE message_status (
+    consumer_group TEXT, topic TEXT, queue_id INTEGER, first INTEGER,
+    until INTEGER NOT NULL, status TEXT NOT NULL, attempt INTEGER NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (consumer_group, topic, queue_id, first)
+) WITHOUT ROWID;
+CREATE INDEX message_status_by_status ON message_status (consumer_group, status, topic, queue_id, first);
+CREATE TABLE status_history (
+    id INTEGER PRIMARY KEY,
+    consumer_group TEXT NOT NULL, topic TEXT NOT NULL, queue_id INTEGER NOT NULL,
+    first INTEGER NOT NULL, until INTEGER NOT NULL, status TEXT NOT NULL, attempt INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL, crc INTEGER NOT NULL
+);
+CREATE INDEX status_history_by_queue ON status_history (topic, queue_id, first);
+"""
+
 VERSIONS = (
     (_MESSAGES, _CONFIGURATIONS, _OFFSETS),
-    (_CHECKSUMS, _RETENTION, _KEYS, _SETTINGS, _POP, _TIMERS),
+    (_CHECKSUMS, _RETENTION, _KEYS, _SETTINGS, _STATUSES, _POP, _TIMERS),
 )
 """By version, from 1 on, the tables of each subject that it added."""
 

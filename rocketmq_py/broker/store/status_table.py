@@ -1,0 +1,113 @@
+"""What has become of messages: how they stand now, and every change before, both as runs of neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rocketmq_py.broker.store.database import Database, Write
+from rocketmq_py.broker.store.message_table import QueueKey
+
+SPAN_MAX_COUNT = 1_024
+"""Messages of a row of the history, at most: so those about one message are found without looking at all."""
+
+
+class StatusRow(NamedTuple):
+    """Messages of a queue that stand alike for a group: offsets from ``first`` on, before ``end``."""
+
+    consumer_group: str
+    topic: str
+    queue_id: int
+    first: int
+    end: int
+    status: str
+    attempt: int
+
+
+class HistoryRow(NamedTuple):
+    """A change of messages that stood alike. ``at_ms``: wall ms."""
+
+    consumer_group: str
+    topic: str
+    queue_id: int
+    first: int
+    end: int
+    status: str
+    attempt: int
+    at_ms: int
+
+
+def put_statuses(rows: Iterable[StatusRow]) -> Write:
+    """How messages stand, by the first of them."""
+    return Write(
+        "INSERT OR REPLACE INTO message_status "
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, checksum(?1, ?2, ?3, ?4, ?5, ?6, ?7))",
+        rows,
+    )
+
+
+def delete_statuses(firsts: Iterable[tuple[str, str, int, int]]) -> Write:
+    """What is no run any more, by group, topic, queue id and first offset."""
+    return Write(
+        "DELETE FROM message_status WHERE consumer_group = ? AND topic = ? AND queue_id = ? AND first = ?", firsts
+    )
+
+
+def add_history(rows: Iterable[HistoryRow]) -> Write:
+    """Changes, in order."""
+    return Write(
+        "INSERT INTO status_history VALUES "
+        "(NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, checksum(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8))",
+        [
+            row._replace(first=first, end=min(first + SPAN_MAX_COUNT, row.end))
+            for row in rows
+            for first in range(row.first, row.end, SPAN_MAX_COUNT)
+        ],
+    )
+
+
+def delete_history_of(key: QueueKey, below: int) -> Write:
+    """Changes of messages of a queue that are no more."""
+    return Write(
+        "DELETE FROM status_history WHERE topic = ? AND queue_id = ? AND first < ? AND until <= ?",
+        [(*key, below, below)],
+    )
+
+
+def keep_history(count: int) -> Write:
+    """Forget all but the last changes."""
+    return Write("DELETE FROM status_history WHERE id <= (SELECT max(id) FROM status_history) - ?", [(count,)])
+
+
+class StatusTable:
+    """Reads statuses. Every method raises ``StoreError``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def statuses(self) -> list[StatusRow]:
+        """All of them, by group and queue, ascending."""
+        return self._statuses("ORDER BY consumer_group, topic, queue_id, first", ())
+
+    def with_status(self, group: str, status: str, start: tuple[str, int, int], count: int) -> list[StatusRow]:
+        """Those of a group that stand so, from (topic, queue id, first offset) on."""
+        return self._statuses(
+            "WHERE consumer_group = ? AND status = ? AND (topic, queue_id, first) >= (?, ?, ?) "
+            "ORDER BY topic, queue_id, first LIMIT ?",
+            (group, status, *start, count),
+        )
+
+    def _statuses(self, condition: str, values: tuple[str | int, ...]) -> list[StatusRow]:
+        columns = "consumer_group, topic, queue_id, first, until, status, attempt"
+        query = f"SELECT {columns}, crc = checksum({columns}) FROM message_status {condition}"  # noqa: S608
+        return [StatusRow._make(row) for row in self._database.intact(query, values)]
+
+    def history(self, key: QueueKey, offset: int) -> list[HistoryRow]:
+        """Changes of one message for all groups, in order."""
+        columns = "consumer_group, topic, queue_id, first, until, status, attempt, at_ms"
+        rows = self._database.intact(
+            f"SELECT {columns}, crc = checksum({columns}) FROM status_history "  # noqa: S608
+            "WHERE topic = ? AND queue_id = ? AND first > ? AND first <= ? AND until > ? ORDER BY id",
+            (*key, offset - SPAN_MAX_COUNT, offset, offset),
+        )
+        return [HistoryRow._make(row) for row in rows]
