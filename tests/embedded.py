@@ -21,7 +21,7 @@ class EmbeddedProcess(Administration):
     def __init__(self, directory: Path | None = None, *options: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self.directory = directory or Path(self._folder.name) / "data"
-        self._ports = free_ports(0, 1)
+        self._ports = free_ports(0, 1, 2)
         self._options = options
         self.process: subprocess.Popen[str] | None = None
 
@@ -47,11 +47,17 @@ class EmbeddedProcess(Administration):
     def broker_addr(self) -> str:
         return f"127.0.0.1:{self._ports[1]}"
 
+    @property
+    def grpc_addr(self) -> str:
+        """What clients of the gRPC protocol are given as endpoints."""
+        return f"127.0.0.1:{self._ports[2]}"
+
     def start(self) -> dict[str, Any]:
         """Start it; what it says when it is ready."""
         command = [
             sys.executable, "-m", "rocketmq_py", "broker", "--data", str(self.directory), "--json",
             "--namesrv-port", str(self._ports[0]), "--broker-port", str(self._ports[1]),
+            "--grpc-port", str(self._ports[2]),
             "--message-delay-level", FAST_DELAYS, *self._options,
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -67,6 +67,7 @@ class AckMessageProcessor:
         receipt = self._service.change_invisible_time(
             required(request, "consumerGroup"), required(request, "topic"), _receipt(request),
             integer(request, "invisibleTime"), answer_when_stored(channel, request, answer),
+            suspend=request.ext_fields.get("suspend", "false").lower() == "true",
         )  # fmt: skip
         answer.ext_fields = {
             "popTime": str(receipt.pop_time),

@@ -41,6 +41,7 @@ class OrderInfo:
         next_visible_ms: by offset, when it comes back; of the others when ``invisible_ms`` is over.
         consumed_count: by offset, how often an earlier attempt got it; only those above 0.
         acked: indexes of the offsets that are done.
+        suspended: offsets whose coming back is no attempt.
     """
 
     attempt_id: str | None
@@ -51,6 +52,7 @@ class OrderInfo:
     next_visible_ms: dict[int, int] = field(default_factory=dict)
     consumed_count: dict[int, int] = field(default_factory=dict)
     acked: list[int] = field(default_factory=list)
+    suspended: list[int] = field(default_factory=list)
 
     def visible_ms(self) -> list[int]:
         """When each message that is not done comes back."""
@@ -86,19 +88,29 @@ class ConsumerOrderInfoManager:
         return list(self._table)
 
     def update(
-        self, attempt_id: str | None, key: OrderKey, pop_ms: int, invisible_ms: int, offsets: Iterable[int]
+        self,
+        attempt_id: str | None,
+        key: OrderKey,
+        pop_ms: int,
+        invisible_ms: int,
+        offsets: Iterable[int],
+        *,
+        skip_done: bool = False,
     ) -> tuple[OrderInfo, Write]:
-        """Note a batch that is given out."""
+        """Note a batch that is given out; with ``skip_done`` what of it was acknowledged before stays so."""
         info = OrderInfo(attempt_id, pop_ms, invisible_ms, list(offsets), self._clock.wall_ms())
         previous = self._table.get(key)
         if previous is not None:
+            done = {previous.offsets[index] for index in previous.acked} if skip_done else ()
+            info.acked = [index for index, offset in enumerate(info.offsets) if offset in done]
             if attempt_id is not None and previous.attempt_id == attempt_id:
                 info.consumed_count = previous.consumed_count
             else:
                 info.consumed_count = {
-                    offset: previous.consumed_count.get(offset, 0) + 1
+                    offset: count
                     for offset in info.offsets
                     if offset in previous.offsets
+                    and (count := previous.consumed_count.get(offset, 0) + (offset not in previous.suspended))
                 }
         self._table[key] = info
         return info, _stored(key, info)
@@ -131,12 +143,15 @@ class ConsumerOrderInfoManager:
             info.acked.append(index)
         return info.next_offset(), _stored(key, info)
 
-    def update_next_visible_time(self, key: OrderKey, offset: int, pop_ms: int, next_visible_ms: int) -> Write | None:
+    def update_next_visible_time(
+        self, key: OrderKey, offset: int, pop_ms: int, next_visible_ms: int, suspend: bool = False
+    ) -> Write | None:
         """Note when a message comes back; None when it is not of the last batch."""
         info = self._table.get(key)
         if info is None or pop_ms != info.pop_ms or offset not in info.offsets:
             return None
         info.next_visible_ms[offset] = next_visible_ms
+        info.suspended = [each for each in info.suspended if each != offset] + [offset] * suspend
         return _stored(key, info)
 
     def clear_block(self, key: OrderKey) -> Write:

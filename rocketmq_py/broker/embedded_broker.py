@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.broker_controller import BrokerController, join_address
@@ -19,8 +19,12 @@ from rocketmq_py.broker.transactional_message_service import TransactionSettings
 from rocketmq_py.errors import ConfigError, IllegalStateError
 from rocketmq_py.model.config import INT_MAX, check_range
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
+from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.server import RemotingServer, ServerLoop, Service, bind
 from rocketmq_py.runtime import Runtime, ThreadRuntime
+
+if TYPE_CHECKING:  # imported when it is served
+    from rocketmq_py.broker.grpc.server import GrpcServer
 
 HOST = "127.0.0.1"
 """Where it listens if nothing else is asked for: this machine only."""
@@ -47,6 +51,7 @@ class EmbeddedBroker:
         directory: of the store; made when it does not exist. One broker at a time.
         namesrv_port: of the name server; 0: any free one.
         broker_port: of the broker; 0: any free one.
+        grpc_port: of the proxy's protocol, for RocketMQ 5 clients; 0: any free one; None: not served.
         message_delay_level: delays by level, Java's ``messageDelayLevel``.
         synchronous: False: an acknowledged message may be lost by a power cut. Never by the end of the process.
         transaction_time_out: ms after which the producer of an open transaction is asked. Java's transactionTimeOut.
@@ -73,6 +78,7 @@ class EmbeddedBroker:
         *,
         namesrv_port: int = 0,
         broker_port: int = 0,
+        grpc_port: int | None = None,
         message_delay_level: str = DEFAULT_DELAY_LEVELS,
         synchronous: bool = True,
         transaction_time_out: int = 6_000,
@@ -88,7 +94,7 @@ class EmbeddedBroker:
         wrap: Callable[[Service], Service] = lambda service: service,
         runtime: Runtime | None = None,
     ) -> None:
-        for name, port in (("namesrv_port", namesrv_port), ("broker_port", broker_port)):
+        for name, port in (("namesrv_port", namesrv_port), ("broker_port", broker_port), ("grpc_port", grpc_port or 0)):
             check_range(name, port, 0, 65_535)
         check_range("file_reserved_time", file_reserved_time, 0, _HOURS_MAX)
         if max_bytes is not None:
@@ -104,6 +110,8 @@ class EmbeddedBroker:
         check_range("transaction_time_out", transaction_time_out, 1, INT_MAX)
         check_range("transaction_check_interval", transaction_check_interval, 1, INT_MAX)
         check_range("transaction_check_max", transaction_check_max, 1, INT_MAX)
+        self._grpc_port = grpc_port
+        self._authentication = None if access_keys is None else Authentication(access_keys)
         self._make = partial(
             BrokerController,
             delay_levels_ms=parse_delay_levels(message_delay_level),
@@ -111,7 +119,7 @@ class EmbeddedBroker:
             message_status=message_status,
             reserved_ms=file_reserved_time * _HOUR_MS or None,
             max_bytes=max_bytes,
-            authentication=None if access_keys is None else Authentication(access_keys),
+            authentication=self._authentication,
             enable_retry_topic_v2=enable_retry_topic_v2,
         )
         self._is_open = access_keys is None and not ipaddress.ip_address(self._host).is_loopback
@@ -133,7 +141,16 @@ class EmbeddedBroker:
         loop = ServerLoop(self._runtime, "EmbeddedBroker")
         running: _Running | None = None
         try:
-            running = _Running(self._runtime, loop, self._host, self._ports, self._told_host, self._wrap)
+            running = _Running(
+                self._runtime,
+                loop,
+                self._host,
+                self._ports,
+                self._told_host,
+                self._wrap,
+                self._grpc_port,
+                self._authentication,
+            )
             loop.run(running.start(self._directory, self._make, self._synchronous), START_TIMEOUT_MS)
         except BaseException:
             try:
@@ -167,6 +184,12 @@ class EmbeddedBroker:
         """Address of the broker; clients learn it from the name server."""
         return join_address(self._told_host, self._started().broker_port)
 
+    @property
+    def grpc_addr(self) -> str | None:
+        """What RocketMQ 5 clients are given as endpoints; None when their protocol is not served."""
+        port = self._started().grpc_port
+        return None if port is None else join_address(self._told_host, port)
+
     def _started(self) -> _Running:
         if self._running is None:
             raise IllegalStateError("the broker is not running: call start()")
@@ -194,13 +217,19 @@ class _Running:
         ports: tuple[int, int],
         told_host: str,
         wrap: Callable[[Service], Service],
+        grpc_port: int | None,
+        authentication: Authentication | None,
     ) -> None:
         self.loop = loop
         self._wrap = wrap
+        self._authentication = authentication
+        self.grpc_port = grpc_port
+        self._host = host
         self._told_host = told_host
         self._clock = runtime.clock
         self._starting: asyncio.Task[Any] | None = None
         self._started = False
+        self._grpc_server: GrpcServer | None = None
         with ExitStack() as bound:
             self._sockets = [bound.enter_context(bind(host, port)) for port in ports]
             bound.pop_all()
@@ -209,7 +238,11 @@ class _Running:
     async def start(self, directory: Path, make: Callable[..., BrokerController], synchronous: bool) -> None:
         """Open the store, then serve."""
         self._starting = asyncio.current_task()
-        await self._start(directory, make, synchronous)
+        try:
+            await self._start(directory, make, synchronous)
+        except BaseException:
+            await self._stop_grpc()
+            raise
         self._started = True
 
     async def abandon(self) -> None:
@@ -226,6 +259,7 @@ class _Running:
         with ExitStack() as on_failure:
             for sock in self._sockets:
                 on_failure.enter_context(sock)
+            self._bind_grpc()
             self._store = on_failure.enter_context(closing(MessageStore(directory, synchronous=synchronous)))
             self._controller = make(
                 store=self._store, loop=self.loop, clock=self._clock, host=self._told_host, port=self.broker_port
@@ -235,10 +269,33 @@ class _Running:
             self._servers = [RemotingServer(self.loop, self._wrap(service), self._clock) for service in services]
             for server, sock in zip(self._servers, self._sockets, strict=True):
                 await server.serve(sock)
+            await self._serve_grpc()
             on_failure.pop_all()
+
+    def _bind_grpc(self) -> None:
+        if self.grpc_port is not None:
+            from rocketmq_py.broker.grpc.server import GrpcServer
+
+            self._grpc_server = GrpcServer(RateLimitedLog(self._clock, _log), self._authentication)
+            self.grpc_port = self._grpc_server.bind(self._host, self.grpc_port)
+
+    async def _serve_grpc(self) -> None:
+        if self._grpc_server is not None and self.grpc_port is not None:
+            from rocketmq_py.broker.grpc.application import GrpcMessagingApplication
+
+            application = GrpcMessagingApplication(
+                loop=self.loop, clock=self._clock, broker=self._controller, host=self._told_host, port=self.grpc_port
+            )
+            await self._grpc_server.serve(application)
+
+    async def _stop_grpc(self) -> None:
+        server, self._grpc_server = self._grpc_server, None
+        if server is not None:
+            await server.stop()
 
     async def stop(self) -> None:
         """Hang up, wait for what is being written, store the rest, close."""
+        await self._stop_grpc()
         for server in self._servers:
             await server.stop()
         stored = asyncio.get_running_loop().create_future()

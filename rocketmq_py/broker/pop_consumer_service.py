@@ -87,6 +87,7 @@ class PopCall:
     Attributes:
         queue_id: -1 for all queues.
         attempt_id: of an orderly pop; the same one gets the same messages again.
+        skip_done: of an orderly pop: what is acknowledged of the last batch does not come again with what is not.
     """
 
     group: str
@@ -98,6 +99,7 @@ class PopCall:
     init_mode: int = ConsumeInitMode.MAX
     order: bool = False
     attempt_id: str | None = None
+    skip_done: bool = False
 
 
 class PoppedMessage(NamedTuple):
@@ -170,6 +172,7 @@ class _Lease:
     pop_ms: int
     invisible_ms: int
     attempts: int
+    suspended: bool
     due: tuple[int, int]  # when it ends, monotonic ms, and a number
 
 
@@ -217,7 +220,7 @@ class PopConsumerService:
             # The wall clock may have been set back: no lease is longer than it was.
             self._lease(
                 _Place(row.group, row.topic, row.queue_id), row.offset, row.pop_ms, row.invisible_ms,
-                row.attempts, min(max(left_ms, 0), row.invisible_ms),
+                row.attempts, min(max(left_ms, 0), row.invisible_ms), suspended=bool(row.suspended),
             )  # fmt: skip
 
     def start(self) -> None:
@@ -229,13 +232,14 @@ class PopConsumerService:
     # Leases.
 
     def _lease(
-        self, place: _Place, offset: int, pop_ms: int, invisible_ms: int, attempts: int, left_ms: int
-    ) -> LeaseRow:
+        self, place: _Place, offset: int, pop_ms: int, invisible_ms: int, attempts: int, left_ms: int,
+        *, suspended: bool = False,
+    ) -> LeaseRow:  # fmt: skip
         self._end_lease(place, offset)
         due = (self._clock.monotonic_ms() + left_ms, next(self._numbers))
-        self._leases.setdefault(place, {})[offset] = _Lease(pop_ms, invisible_ms, attempts, due)
+        self._leases.setdefault(place, {})[offset] = _Lease(pop_ms, invisible_ms, attempts, suspended, due)
         self._due[due] = place, offset
-        return LeaseRow(*place, offset, pop_ms, invisible_ms, attempts)
+        return LeaseRow(*place, offset, pop_ms, invisible_ms, attempts, int(suspended))
 
     def _end_lease(self, place: _Place, offset: int) -> None:
         leases = self._leases.get(place)
@@ -382,12 +386,17 @@ class PopConsumerService:
     ) -> list[Write]:
         key = QueueKey(place.topic, place.queue_id)
         info, write = self._orders.update(
-            call.attempt_id, OrderKey(*place), result.pop_ms, call.invisible_ms, [offset for offset, _ in found]
-        )
+            call.attempt_id, OrderKey(*place), result.pop_ms, call.invisible_ms, [offset for offset, _ in found],
+            skip_done=call.skip_done,
+        )  # fmt: skip
+        done = {info.offsets[index] for index in info.acked}
         messages = [
             self._popped(call, key, result, start, offset, data, info.consumed_count.get(offset, 0))
             for offset, data in found
+            if offset not in done
         ]
+        if not messages:  # what is not done of the last batch is filtered out now
+            return [write, self._offsets.commit_with(call.group, key, info.next_offset())]
         result.batches.append(PopBatch(*key, start, messages, info))
         self._await_lock_free(OrderKey(*place))
         return [write, self._offsets.commit_with(call.group, key, start)]
@@ -475,9 +484,11 @@ class PopConsumerService:
         return writes
 
     def change_invisible_time(
-        self, group: str, topic: str, receipt: ExtraInfo, invisible_ms: int, stored: Stored
+        self, group: str, topic: str, receipt: ExtraInfo, invisible_ms: int, stored: Stored, *, suspend: bool = False
     ) -> ExtraInfo:
         """A message comes back after so many ms from now on, if it is not acknowledged before; its new receipt.
+
+        With ``suspend``, that it comes back does not count as a failed delivery.
 
         Raises:
             BrokerError: it is not leased by this receipt (any more).
@@ -488,7 +499,7 @@ class PopConsumerService:
         now_ms = self._clock.wall_ms()
         if receipt.revive_queue_id == POP_ORDER_REVIVE_QUEUE:
             write = self._orders.update_next_visible_time(
-                OrderKey(*place), receipt.queue_offset, receipt.pop_time, now_ms + invisible_ms
+                OrderKey(*place), receipt.queue_offset, receipt.pop_time, now_ms + invisible_ms, suspend
             )
             self._await_lock_free(OrderKey(*place))
             self._statuses.put_off(group, QueueKey(topic, receipt.queue_id), receipt.queue_offset)
@@ -500,7 +511,7 @@ class PopConsumerService:
                 f"the message at {receipt.queue_offset} of {topic} queue {receipt.queue_id} is not leased by this "
                 "receipt: it was acknowledged, put off, or its time was over and it comes again",
             )
-        row = self._lease(place, receipt.queue_offset, now_ms, invisible_ms, 0, invisible_ms)
+        row = self._lease(place, receipt.queue_offset, now_ms, invisible_ms, 0, invisible_ms, suspended=suspend)
         self._statuses.put_off(group, QueueKey(topic, receipt.queue_id), receipt.queue_offset)
         self._commit_log.write([put_leases([row])], stored)
         self._await_revival()
@@ -615,7 +626,9 @@ class PopConsumerService:
             return
         _log.warning("offset %s of %s cannot be read, it is tried again: %s", offset, place.topic, error)
         after_ms = lease.invisible_ms + REWRITE_INTERVALS_MS[min(lease.attempts, len(REWRITE_INTERVALS_MS) - 1)]
-        row = self._lease(place, offset, self._clock.wall_ms(), after_ms, lease.attempts + 1, after_ms)
+        row = self._lease(
+            place, offset, self._clock.wall_ms(), after_ms, lease.attempts + 1, after_ms, suspended=lease.suspended
+        )
         self._commit_log.write([put_leases([row])], _ignore)
 
     def _retried(self, place: _Place, offset: int, lease: _Lease) -> MessageInner | None:
@@ -635,7 +648,7 @@ class PopConsumerService:
             properties[MessageConst.FIRST_POP_TIME] = str(lease.pop_ms)
         return MessageInner(
             topic, 0, stored.body, properties, head.flag, head.sys_flag, head.born_timestamp, head.born_host,
-            head.reconsume_times + 1,
+            head.reconsume_times + (not lease.suspended),
         )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class PopRequest:
         expression: None or empty for everything.
         attempt_id: of an orderly pop; the same one gets the same messages again.
         size: bytes that it keeps in memory while it waits, beside what stands here.
+        skip_done: of an orderly pop: what is acknowledged of the last batch does not come again with what is not.
     """
 
     group: str
@@ -67,6 +68,7 @@ class PopRequest:
     order: bool = False
     attempt_id: str | None = None
     size: int = 0
+    skip_done: bool = False
 
 
 _TAG_BYTES = 150
@@ -191,7 +193,7 @@ class PopMessageProcessor:
         message_filter = read_filter(request.topic, request.expression_type, request.expression, 0)
         return PopCall(
             request.group, request.topic, max(request.queue_id, ALL_QUEUES), request.max_nums, request.invisible_ms,
-            message_filter, request.init_mode, request.order, request.attempt_id,
+            message_filter, request.init_mode, request.order, request.attempt_id, request.skip_done,
         )  # fmt: skip
 
     def _checked_topic(self, group_name: str, topic: str, queue_id: int) -> TopicConfig:

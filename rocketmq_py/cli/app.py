@@ -147,6 +147,12 @@ def broker(
     data: Annotated[Path, typer.Option(file_okay=False, help="Directory of the store; made when it does not exist.")],
     namesrv_port: Annotated[int, typer.Option(min=0, max=65_535, help="Name server's port; 0: any free one.")] = 9876,
     broker_port: Annotated[int, typer.Option(min=0, max=65_535, help="Broker's port; 0: any free one.")] = 10911,
+    grpc_port: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=0, max=65_535, help="Port for RocketMQ 5 (gRPC) clients, as a proxy's; 0: any free one. Default: none."
+        ),
+    ] = None,
     message_delay_level: Annotated[
         str, typer.Option(help="Delays by level, the first is level 1.")
     ] = DEFAULT_DELAY_LEVELS,
@@ -200,6 +206,7 @@ def broker(
             data,
             namesrv_port=namesrv_port,
             broker_port=broker_port,
+            grpc_port=grpc_port,
             message_delay_level=message_delay_level,
             synchronous=flush is Flush.SYNC,
             transaction_time_out=transaction_time_out,

@@ -31,9 +31,12 @@ def serve(directory: Path, *, as_json: bool, **options: Any) -> None:
     """Run a broker until a signal asks for the end; one line tells that it is ready. Options: ``EmbeddedBroker``."""
     broker = EmbeddedBroker(directory, **options)
     with end_wish() as wish, broker:
+        grpc = broker.grpc_addr
         if as_json:
-            line = json.dumps({"ready": True, "namesrv": broker.namesrv_addr, "broker": broker.broker_addr})
+            ready = {"ready": True, "namesrv": broker.namesrv_addr, "broker": broker.broker_addr}
+            line = json.dumps(ready if grpc is None else {**ready, "grpc": grpc})
         else:
-            line = f"ready: name server {broker.namesrv_addr}, broker {broker.broker_addr}, data in {directory}"
+            more = "" if grpc is None else f", gRPC {grpc}"
+            line = f"ready: name server {broker.namesrv_addr}, broker {broker.broker_addr}{more}, data in {directory}"
         print(line, flush=True)
         wish.wait(threading.Event())  # nothing else ends it

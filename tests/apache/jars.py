@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 VERSION = "5.5.0"
+GRPC_CLIENT = "rocketmq-client-java"
+GRPC_CLIENT_VERSION = "5.2.0"
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM_FOLDERS = (ROOT / "tests" / "java", ROOT / "benchmarks" / "peers")
 QUIET = ROOT / "tests" / "java" / "quiet.logback.xml"
@@ -57,15 +59,24 @@ def missing_tools() -> str | None:
 
 def fetch_jars() -> Path:
     """The folder with RocketMQ's runtime jars; the first call has Maven fetch them."""
+    return _fetched(_lib_dir(), dict.fromkeys(ARTIFACTS, VERSION))
 
+
+def grpc_client_classpath() -> str:
+    """The class path of the official Java client of the gRPC protocol; the first call has Maven fetch it."""
+    folder = cache_dir() / f"grpc-client-{GRPC_CLIENT_VERSION}"
+    return str(_fetched(folder, {GRPC_CLIENT: GRPC_CLIENT_VERSION}) / "*")
+
+
+def _fetched(target: Path, artifacts: Mapping[str, str]) -> Path:
     def fill(folder: Path) -> None:
         pom = folder / "pom.xml"
-        pom.write_text(_POM.format("".join(_DEPENDENCY.format(name, VERSION) for name in ARTIFACTS)))
+        pom.write_text(_POM.format("".join(_DEPENDENCY.format(*artifact) for artifact in artifacts.items())))
         goal = ["dependency:copy-dependencies", f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
         _run([_tool("mvn"), "-q", "-B", "-f", str(pom), *goal])
         pom.unlink()
 
-    return _make_once(_lib_dir(), fill)
+    return _make_once(target, fill)
 
 
 def classpath() -> str:
@@ -73,16 +84,16 @@ def classpath() -> str:
     return str(fetch_jars() / "*")
 
 
-def compile_java(sources: Iterable[Path]) -> str:
-    """Compile our own Java programs against the jars; the class path to run them with.
+def compile_java(sources: Iterable[Path], jars: str | None = None) -> str:
+    """Compile our own Java programs against the jars, upstream's unless told; the class path to run them with.
 
     The classes are kept under a hash of the sources, so that unchanged sources are compiled once.
     """
     files = sorted(sources)
-    digest = hashlib.sha256(VERSION.encode())
+    jars = jars or classpath()
+    digest = hashlib.sha256(Path(jars).parent.name.encode())
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    jars = classpath()
 
     def fill(folder: Path) -> None:
         options = ["-encoding", "UTF-8", "-Xlint:all,-processing,-path", "-Werror", "-proc:none"]

@@ -26,7 +26,10 @@ def test_it_says_where_it_listens_serves_and_carries_on_where_it_ended(tmp_path:
             producer.send(Message("topic", b"first"))
         assert broker.stop() == 0
         ready = broker.start()
-        assert ready == {"ready": True, "namesrv": broker.namesrv_addr, "broker": broker.broker_addr}
+        addresses = {"namesrv": broker.namesrv_addr, "broker": broker.broker_addr, "grpc": broker.grpc_addr}
+        assert ready == {"ready": True, **addresses}
+        with socket.create_connection(("127.0.0.1", int(broker.grpc_addr.rpartition(":")[2])), 5):
+            pass
         with DefaultMQProducer("producers", namesrv_addr=broker.namesrv_addr) as producer:
             assert producer.send(Message("topic", b"second")).queue_offset == 1
 
@@ -41,6 +44,7 @@ def test_port_0_takes_any_free_one_and_people_get_a_sentence(tmp_path: Path) -> 
             assert words[:3] == ["ready:", "name", "server"]
             assert call(words[3].rstrip(","), 206).code == 0
             assert str(tmp_path) in words
+            assert "gRPC" not in words, "only who asks for it has it"
         finally:
             process.terminate()
         assert process.wait(30) == 0

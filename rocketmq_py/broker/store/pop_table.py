@@ -12,7 +12,12 @@ Place = tuple[str, str, int]
 
 
 class LeaseRow(NamedTuple):
-    """A message that was popped and is neither acknowledged nor given back."""
+    """A message that was popped and is neither acknowledged nor given back.
+
+    Attributes:
+        attempts: how often giving it back failed.
+        suspended: 1 when coming back does not count as a failed delivery, else 0.
+    """
 
     group: str
     topic: str
@@ -21,12 +26,14 @@ class LeaseRow(NamedTuple):
     pop_ms: int
     invisible_ms: int
     attempts: int
+    suspended: int = 0
 
 
 def put_leases(rows: Iterable[LeaseRow]) -> Write:
     """Leases, new or changed."""
     return Write(
-        "INSERT OR REPLACE INTO pop_lease VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, checksum(?1, ?2, ?3, ?4, ?5, ?6, ?7))",
+        "INSERT OR REPLACE INTO pop_lease (consumer_group, topic, queue_id, offset, pop_ms, invisible_ms, attempts, "
+        "suspended, crc) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, checksum(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8))",
         list(rows),
     )
 
@@ -57,8 +64,8 @@ class PopTable:
     def leases(self) -> list[LeaseRow]:
         """All leases. Raises ``StoreError``."""
         rows = self._database.intact(
-            "SELECT consumer_group, topic, queue_id, offset, pop_ms, invisible_ms, attempts, "
-            "crc = checksum(consumer_group, topic, queue_id, offset, pop_ms, invisible_ms, attempts) FROM pop_lease"
+            "SELECT consumer_group, topic, queue_id, offset, pop_ms, invisible_ms, attempts, suspended, crc = checksum("
+            "consumer_group, topic, queue_id, offset, pop_ms, invisible_ms, attempts, suspended) FROM pop_lease"
         )
         return [LeaseRow(*row) for row in rows]
 

@@ -85,6 +85,7 @@ CREATE TABLE pop_lease (
     pop_ms INTEGER NOT NULL,       -- wall ms
     invisible_ms INTEGER NOT NULL,
     attempts INTEGER NOT NULL,     -- how often giving it back failed
+    suspended INTEGER NOT NULL,    -- 1: coming back is no attempt
     crc INTEGER NOT NULL,
     PRIMARY KEY (consumer_group, topic, queue_id, offset)
 ) WITHOUT ROWID;

@@ -1,0 +1,294 @@
+"""The network edge of the RPCs: a server of ``grpc.aio`` on the broker's own loop, so that one thread owns everything.
+
+The only coroutines of the package: each waits for its answer, and is cancelled when its client does not wait any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from rocketmq_py.broker.authentication import Authentication
+from rocketmq_py.broker.grpc.application import GrpcMessagingApplication, Unary
+from rocketmq_py.broker.grpc.context import GrpcProxyError, ProxyContext, status_of
+from rocketmq_py.broker.grpc.receive_message_activity import Frames
+from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError
+from rocketmq_py.grpc_v2.methods import METHODS, SERVICE_NAME, Method
+from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
+from rocketmq_py.model.message import pack_host
+from rocketmq_py.rate_limited_log import RateLimitedLog
+from rocketmq_py.remoting.frame import LANGUAGES
+
+REQUEST_MAX_BYTES = 130 * 1024 * 1024
+"""Source: grpcMaxInboundMessageSize."""
+
+CALLS_MAX = 20_000
+"""Calls at a time; above, RESOURCE_EXHAUSTED."""
+STREAMS_MAX = 1_000
+"""Calls of one connection at a time; others wait at the client."""
+IDLE_MAX_MS = 120_000
+"""A connection without calls is closed. Source: grpcClientIdleTimeMills."""
+PING_MIN_INTERVAL_MS = 10_000
+"""Clients that ping more often are disconnected; upstream allows a ping every 5 min."""
+
+COMMANDS_MAX = 1_000
+"""Commands that a client does not read: its stream is ended."""
+
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # else two servers share a port, and a client meets either
+    ("grpc.max_receive_message_length", REQUEST_MAX_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_concurrent_streams", STREAMS_MAX),
+    ("grpc.max_connection_idle_ms", IDLE_MAX_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", PING_MIN_INTERVAL_MS),
+)
+
+_CLIENT_ID = "x-mq-client-id"
+_CLIENT_VERSION = "x-mq-client-version"
+_LANGUAGE = "x-mq-language"
+_CLIENT_ID_MAX_LENGTH = 1_024
+
+_LANGUAGE_NAMES = {"GOLANG": "GO", "DOT_NET": "DOTNET"}
+
+Handler = Callable[[Any, Any], Awaitable[Any]]
+
+
+class GrpcServer:
+    """The gRPC port. All of it is called on the broker's loop.
+
+    Args:
+        authentication: asked before anything is done; None: everybody may ask everything.
+        credentials: for TLS; None for plain HTTP/2.
+    """
+
+    def __init__(
+        self,
+        log: RateLimitedLog,
+        authentication: Authentication | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        self._log = log
+        self._authentication = authentication
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        self._credentials = credentials
+
+    def bind(self, host: str, port: int) -> int:
+        """Take a port, 0 for any free one; which one it is.
+
+        Raises:
+            ConnectError: it is taken or may not be used.
+        """
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            if self._credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise ConnectError(f"cannot listen at {address}: {error}; choose another port") from error
+
+    async def serve(self, application: GrpcMessagingApplication) -> None:
+        """Answer."""
+        edge = _Edge(application, self._log, self._authentication)
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(edge.unary(name, answer), *_codec(METHODS[name]))
+            for name, answer in application.unary.items()
+        }
+        receive, telemetry = METHODS["ReceiveMessage"], METHODS["Telemetry"]
+        handlers["ReceiveMessage"] = grpc.unary_stream_rpc_method_handler(edge.receive_message, *_codec(receive))
+        handlers["Telemetry"] = grpc.stream_stream_rpc_method_handler(edge.telemetry, *_codec(telemetry))
+        # Every other method is UNIMPLEMENTED.
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+        application.start()
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Accept nothing more and end every call."""
+        await self._server.stop(None)
+
+
+class _Edge:
+    """Turns calls into questions to the application, and back."""
+
+    def __init__(
+        self, application: GrpcMessagingApplication, log: RateLimitedLog, authentication: Authentication | None
+    ) -> None:
+        self._application = application
+        self._log = log
+        self._authentication = authentication
+
+    def _context(self, call_context: Any) -> ProxyContext:
+        """Who calls, checked.
+
+        Raises:
+            GrpcProxyError: it does not say, or is not who it says.
+        """
+        headers = dict(call_context.invocation_metadata() or ())
+        if self._authentication is not None:
+            try:
+                self._authentication.check_header(headers.get("authorization", ""), headers.get("x-mq-date-time", ""))
+            except BrokerError as error:
+                raise GrpcProxyError(pb.UNAUTHORIZED, error.remark) from None
+        return _context(call_context, headers)
+
+    def unary(self, name: str, answer: Unary) -> Handler:
+        response = METHODS[name].response
+
+        async def call(request: Any, call_context: Any) -> Any:
+            reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+            def done(message: Any) -> None:
+                if not reply.done():  # cancelled: nobody waits any more
+                    reply.set_result(message)
+
+            try:
+                answer(self._context(call_context), request, done)
+            except Exception as error:  # noqa: BLE001 - border: one call's fault must not stop the others
+                self._note(name, error)
+                return response(status=status_of(error))  # every response has one
+            return await reply
+
+        return call
+
+    async def receive_message(self, request: pb.ReceiveMessageRequest, call_context: Any) -> None:
+        receives = self._application.receives
+        reply: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
+        polling = None
+        written = 0
+
+        def done(frames: Frames) -> None:
+            if not reply.done():
+                reply.set_result(frames)
+            else:  # cancelled meanwhile
+                receives.undelivered(request, frames)
+
+        try:
+            try:
+                polling = receives.receive_message(self._context(call_context), request, done)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._note("ReceiveMessage", error)
+                done(receives.refused(error))
+            for frame in await reply:
+                await call_context.write(frame)
+                written += 1
+        except BaseException:
+            if polling is not None:
+                polling.cancel()
+            if reply.done() and not reply.cancelled():
+                receives.undelivered(request, reply.result()[written:])
+            raise
+
+    async def telemetry(self, commands: AsyncIterator[pb.TelemetryCommand], call_context: Any) -> None:
+        clients = self._application.clients
+        stream = _Stream()
+        try:
+            context = self._context(call_context)
+        except GrpcProxyError as error:
+            await call_context.write(pb.TelemetryCommand(status=status_of(error)))
+            return
+
+        async def read() -> None:
+            error: Exception | None = None
+            try:
+                async for command in commands:
+                    clients.telemetry(context, command, stream)
+            except Exception as failure:  # noqa: BLE001 - as above
+                self._note("Telemetry", failure)
+                error = failure
+            stream.end(error)
+
+        reader = asyncio.create_task(read())
+        try:
+            async for told in stream:
+                await call_context.write(told)
+        finally:
+            reader.cancel()
+            stream.close()
+            clients.stream_closed(context.client_id, stream)
+        if stream.error is not None:
+            text = f"process client telemetryCommand failed. {stream.error}"
+            await call_context.abort(_transport_code(stream.error), text)
+
+    def _note(self, name: str, error: Exception) -> None:
+        if not isinstance(error, RocketMQError):
+            self._log.warning(name, "answering %s failed: %s", name, error, with_traceback=True)
+
+
+class _Stream:
+    """What one client is told, in order. Satisfies ``client_activity.TelemetryStream``."""
+
+    def __init__(self) -> None:
+        self._commands: asyncio.Queue[pb.TelemetryCommand | None] = asyncio.Queue()
+        self._ended = False
+        self.error: Exception | None = None
+
+    def write(self, command: pb.TelemetryCommand) -> None:
+        if self._ended:
+            return
+        self._commands.put_nowait(command)
+        if self._commands.qsize() > COMMANDS_MAX:
+            self.close()
+
+    def close(self) -> None:
+        self.end(None)
+
+    def end(self, error: Exception | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self.error = error
+            self._commands.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[pb.TelemetryCommand]:
+        while (command := await self._commands.get()) is not None:
+            yield command
+
+
+def _context(call_context: Any, headers: Mapping[str, str]) -> ProxyContext:
+    """Who calls.
+
+    Raises:
+        GrpcProxyError: it does not say.
+    """
+    client_id = headers.get(_CLIENT_ID, "")
+    if not client_id.strip():
+        raise GrpcProxyError(pb.CLIENT_ID_REQUIRED, f"the header {_CLIENT_ID} is missing")
+    if len(client_id) > _CLIENT_ID_MAX_LENGTH:
+        raise GrpcProxyError(pb.BAD_REQUEST, f"the client id is longer than {_CLIENT_ID_MAX_LENGTH}")
+    remaining_s = call_context.time_remaining()
+    host, port = _peer(call_context.peer())
+    return ProxyContext(
+        client_id,
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        pack_host((host, port)),
+        headers.get(_CLIENT_VERSION, ""),
+        _language(headers.get(_LANGUAGE, "")),
+        None if remaining_s is None else int(remaining_s * 1_000),
+    )
+
+
+def _language(text: str) -> str:
+    """The remoting protocol's name of a language. Upstream ends the call when it is none."""
+    name = _LANGUAGE_NAMES.get(text, text)
+    return name if name in LANGUAGES else "OTHER"
+
+
+def _peer(text: str) -> tuple[str, int]:
+    """Address and port out of ``ipv4:127.0.0.1:1234`` or ``ipv6:%5B::1%5D:1234``."""
+    _, _, address = urllib.parse.unquote(text).partition(":")
+    host, _, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if port.isdigit() and host else ("0.0.0.0", 0)  # noqa: S104 - a value
+
+
+def _transport_code(error: Exception) -> grpc.StatusCode:
+    """Source: ClientActivity.processTelemetryException."""
+    refused = isinstance(error, GrpcProxyError) and pb.BAD_REQUEST <= error.code < pb.INTERNAL_ERROR
+    return grpc.StatusCode.INVALID_ARGUMENT if refused else grpc.StatusCode.INTERNAL
+
+
+def _codec(method: Method) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
+    return method.request.FromString, method.response.SerializeToString
