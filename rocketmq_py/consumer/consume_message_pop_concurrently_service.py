@@ -156,7 +156,7 @@ class ConsumeMessagePopConcurrentlyService:
             stats.inc_consume_ok_tps(len(msgs) - len(failed))
         stats.inc_consume_failed_tps(len(failed))
         again = set(failed)
-        delay_level = self._delay_level(context) if failed else 0
+        delay_level = self._delay_level(context) if again else 0
         for index, msg in enumerate(msgs):
             if index in again:
                 self._failures.again_later(msg, mq, queue, delay_level)

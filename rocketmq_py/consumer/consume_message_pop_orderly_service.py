@@ -310,9 +310,10 @@ class _ConcurrentVerdicts:
         context = ConsumeConcurrentlyContext(MessageQueue(mq.topic, mq.broker_name, msgs[0].queue_id))
         status: ConsumeConcurrentlyStatus | None = self._caller.call(msgs, context.message_queue, context)
         failed = self._caller.failed_indexes(status, context, len(msgs))
+        done = min(failed, default=len(msgs))  # behind one that failed everything comes again, in order
         level: object = context.delay_level_when_next_consume
         if not isinstance(level, int) or level == 0:
-            return Verdict(len(msgs) - len(failed))
+            return Verdict(done)
         if level <= DELAY_TO_DLQ:
-            return Verdict(len(msgs) - len(failed), dead=True)
-        return Verdict(len(msgs) - len(failed), _LEVELS_MS[min(level, len(_LEVELS_MS)) - 1])
+            return Verdict(done, dead=True)
+        return Verdict(done, _LEVELS_MS[min(level, len(_LEVELS_MS)) - 1])
