@@ -15,7 +15,7 @@ from typing import Any
 
 warnings.simplefilter("ignore")
 
-from rocketmq import (  # type: ignore[import-untyped]  # noqa: E402
+from rocketmq import (  # noqa: E402
     ClientConfiguration,
     ConsumeResult,
     Credentials,
