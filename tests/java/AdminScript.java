@@ -2,7 +2,9 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.lang.reflect.Field;
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 import java.util.Collection;
+import java.util.Collections;
 import org.apache.rocketmq.tools.command.MQAdminStartup;
 
 /**
@@ -12,7 +14,8 @@ import org.apache.rocketmq.tools.command.MQAdminStartup;
 public final class AdminScript {
     public static void main(String[] args) throws Exception {
         System.setErr(System.out);
-        Thread waker = new Thread(AdminScript::wakeEventThreads);
+        Thread commander = Thread.currentThread();
+        Thread waker = new Thread(() -> wakeEventThreads(commander));
         waker.setDaemon(true);
         waker.start();
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
@@ -29,16 +32,18 @@ public final class AdminScript {
         System.exit(0);
     }
 
-    /** Every client ends up to 3 s late, until a thread has waited for its next event: an interrupt ends that wait only. */
-    private static void wakeEventThreads() {
+    /** A client ends up to 3 s late, until a thread has waited for its next event: an interrupt ends that wait. */
+    private static void wakeEventThreads(Thread commander) {
         try {
             while (true) {
-                for (Thread thread : Thread.getAllStackTraces().keySet()) {
+                Thread.sleep(50);
+                boolean ending = Arrays.stream(commander.getStackTrace())
+                    .anyMatch(frame -> frame.getClassName().endsWith("NettyRemotingClient") && frame.getMethodName().equals("shutdown"));
+                for (Thread thread : ending ? Thread.getAllStackTraces().keySet() : Collections.<Thread>emptySet()) {
                     if (thread.getName().startsWith("NettyEventExecutor")) {
                         thread.interrupt();
                     }
                 }
-                Thread.sleep(50);
             }
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
