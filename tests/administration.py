@@ -65,11 +65,7 @@ class Wire:
 
     def call(self, code: int, ext: Mapping[str, object] | None = None, body: bytes = b"") -> Reply:
         """Send a request and wait for its response."""
-        opaque = next(self._opaque)
-        fields = {name: text_of(value) for name, value in (ext or {}).items()}
-        command = {"code": code, "language": "OTHER", "version": 513, "opaque": opaque, "flag": 0, "extFields": fields}
-        header = json.dumps(command).encode()
-        self._socket.sendall(struct.pack(">ii", 4 + len(header) + len(body), len(header)) + header + body)
+        opaque = self.begin(code, ext, body)
         while True:
             (length,) = struct.unpack(">i", self._receive(4))
             frame = self._receive(length)
@@ -78,6 +74,15 @@ class Wire:
             if answer["flag"] & 1 and answer["opaque"] == opaque:
                 remark, ext_fields = answer.get("remark") or "", answer.get("extFields") or {}
                 return Reply(answer["code"], remark, ext_fields, frame[4 + header_length :])
+
+    def begin(self, code: int, ext: Mapping[str, object] | None = None, body: bytes = b"") -> int:
+        """Send a request; its opaque."""
+        opaque = next(self._opaque)
+        fields = {name: text_of(value) for name, value in (ext or {}).items()}
+        command = {"code": code, "language": "OTHER", "version": 513, "opaque": opaque, "flag": 0, "extFields": fields}
+        header = json.dumps(command).encode()
+        self._socket.sendall(struct.pack(">ii", 4 + len(header) + len(body), len(header)) + header + body)
+        return opaque
 
     def _receive(self, size: int) -> bytes:
         data = b""

@@ -167,7 +167,7 @@ class BrokerController(Dispatcher):
         self._schedule = schedule = ScheduleMessageService(
             commit_log, loop, clock, delay_levels_ms, store.offsets.delay_offsets()
         )
-        self._timers = TimerMessageStore(store.timers, self.commit_log, loop, clock)
+        self._timers = TimerMessageStore(store.timers, commit_log, loop, clock)
         self.cleaner = CleanCommitLogService(
             store=store, commit_log=commit_log, loop=loop, clock=clock, reserved_ms=reserved_ms, max_bytes=max_bytes
         )
@@ -198,8 +198,8 @@ class BrokerController(Dispatcher):
             statuses=statuses, broker_name=BROKER_NAME, on_revived=self._on_revived,
             enable_retry_topic_v2=enable_retry_topic_v2,
         )  # fmt: skip
+        self.pops = PopMessageProcessor(loop=loop, clock=clock, topics=topics, service=self.pop_service, stats=stats)
         self.cleaner.keep(self.pop_service.first_needed)
-        self.pops = PopMessageProcessor(loop=loop, clock=clock, topics=topics, service=self.pop_service)
         processors: list[Processor] = [
             sends,
             RecallMessageProcessor(topics=topics, timers=self._timers, broker_name=BROKER_NAME),
@@ -221,7 +221,8 @@ class BrokerController(Dispatcher):
                 config=config, topics=topics, consumers=consumers, modes=MessageRequestModeManager(store, commit_log)
             ),
             TopicProcessor(
-                commit_log=commit_log, topics=topics, offsets=offsets, stats=stats, statuses=statuses,
+                commit_log=commit_log, topics=topics, offsets=offsets, pops=self.pop_service, stats=stats,
+                statuses=statuses,
                 broker_name=BROKER_NAME,
             ),
             GroupProcessor(topics=topics, offsets=offsets, stats=stats, statuses=statuses),

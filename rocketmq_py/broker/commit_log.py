@@ -153,13 +153,20 @@ class CommitLog:
 
     def read(self, key: QueueKey, offset: int, count: int) -> list[tuple[int, bytes]]:
         """Committed messages from an offset on: (queue offset, data). Raises ``StoreError``."""
-        queue = self._queues.get(key)
-        return [] if queue is None else self._store.messages.read(queue.row, offset, count)
+        row, there = self._there(key, offset, count)
+        return self._store.messages.read(row, offset, there) if there else []
 
     def scan(self, key: QueueKey, offset: int, count: int) -> list[tuple[int, int, int]]:
         """(queue offset, physical offset, tags code) from an offset on. Raises ``StoreError``."""
+        row, there = self._there(key, offset, count)
+        return self._store.messages.scan(row, offset, there) if there else []
+
+    def _there(self, key: QueueKey, offset: int, count: int) -> tuple[int, int]:
+        """A queue's row, and how many messages it has from an offset on, which has perhaps been deleted."""
         queue = self._queues.get(key)
-        return [] if queue is None else self._store.messages.scan(queue.row, offset, count)
+        if queue is None or offset < queue.min_offset:
+            return 0, 0
+        return queue.row, max(min(count, queue.max_offset - offset), 0)
 
     def look_message_by_offset(self, physical_offset: int) -> bytes | None:
         """One committed message. Raises ``StoreError``."""

@@ -59,6 +59,12 @@ RETRY_EVERY = 5
 INFLIGHT_MAX_COUNT = 10_000
 """Leases on one queue of a group; above, nothing more of it is popped. Source: popInflightMessageThreshold."""
 
+LEASES_MAX_COUNT = 1_000_000
+"""Leases altogether, each some hundred bytes in memory; above, nothing more is popped. Upstream sets no limit."""
+
+POPS_MAX_COUNT = 100_000
+"""Pairs of group and topic whose pops are counted, for whose turn it is; above, counting begins anew."""
+
 REVIVE_INTERVAL_MS = 500
 REVIVE_MAX_COUNT = 100
 """Messages that come back in one go: others must not wait long behind them."""
@@ -244,6 +250,22 @@ class PopConsumerService:
         """Leases on a queue."""
         return len(self._leases.get(_Place(group, topic, queue_id), ()))
 
+    def _forget(self, place: _Place) -> list[Write]:
+        """Forget what was given of a queue: the group goes on elsewhere."""
+        offsets = list(self._leases.get(place, ()))
+        for offset in offsets:
+            self._end_lease(place, offset)
+        return [delete_leases((*place, offset) for offset in offsets), self._orders.clear_block(OrderKey(*place))]
+
+    def forget_topic(self, topic: str, stored: Stored) -> None:
+        """Forget what was given of a topic that is deleted: one of the same name begins anew."""
+        places = {place for place in (*self._leases, *self._orders.keys()) if place[1] == topic}
+        writes = [write for place in places for write in self._forget(_Place(*place))]
+        if writes:
+            self._commit_log.write(writes, stored)
+        else:
+            stored(None)
+
     def first_needed(self, key: QueueKey) -> int | None:
         """The first message of a queue that is leased."""
         return min((min(offsets) for place, offsets in self._leases.items() if place[1:] == key), default=None)
@@ -270,6 +292,8 @@ class PopConsumerService:
             done(result, None)
 
     def _take(self, call: PopCall) -> tuple[PopResult, list[Write]]:
+        if len(self._pops) >= POPS_MAX_COUNT:
+            self._pops.clear()
         number = self._pops[call.group, call.topic]
         self._pops[call.group, call.topic] = number + 1
         revive_queue_id = POP_ORDER_REVIVE_QUEUE if call.order else number % REVIVE_QUEUE_NUM
@@ -278,7 +302,12 @@ class PopConsumerService:
         retries = [] if call.order else [QueueKey(topic, 0) for topic in self.retry_topics(call.group, call.topic)]
         writes: list[Write] = []
         for key in [*retries, *queues] if number % RETRY_EVERY == 0 else [*queues, *retries]:
-            writes += self._take_from(key, call, result)
+            try:
+                writes += self._take_from(key, call, result)
+            except RocketMQError as error:
+                if not result.batches:
+                    raise
+                _log.warning("group %s: popping %s failed, the others go out: %s", call.group, key, error)
         return result, writes
 
     def _queues(self, call: PopCall, number: int) -> list[QueueKey]:
@@ -297,13 +326,15 @@ class PopConsumerService:
 
     def _take_from(self, key: QueueKey, call: PopCall, result: PopResult) -> list[Write]:
         place = _Place(call.group, *key)
+        writes = [] if self._offsets.query_then_erase_reset_offset(call.group, key) is None else self._forget(place)
         if call.order:
             if self._orders.check_block(call.attempt_id, OrderKey(*place)):
-                return []  # what is behind does not count as the rest: nobody gets it now
-        elif self.inflight_num(*place) >= INFLIGHT_MAX_COUNT:
+                return writes  # what is behind does not count as the rest: nobody gets it now
+        elif self.inflight_num(*place) >= INFLIGHT_MAX_COUNT or len(self._due) >= LEASES_MAX_COUNT:
             _log.warning("group %s: too much of %s is popped and not acknowledged, it waits", call.group, key)
-            return []
-        start, writes = self._pop_offset(place, key, call.init_mode)
+            return writes
+        start, began = self._pop_offset(place, key, call.init_mode)
+        writes += began
         wanted = call.max_nums - len(result.messages)
         if wanted <= 0:
             result.rest_num += self._commit_log.max_offset(key) - start
@@ -438,7 +469,10 @@ class PopConsumerService:
             self._on_revived(*key)
         else:
             self._await_lock_free(key)
-        return [*([write] if write else []), self._offsets.commit_with(key.group, queue, next_offset)]
+        writes = [] if write is None else [write]
+        if not self._offsets.has_offset_reset(key.group, queue):
+            writes.append(self._offsets.commit_with(key.group, queue, next_offset))
+        return writes
 
     def change_invisible_time(
         self, group: str, topic: str, receipt: ExtraInfo, invisible_ms: int, stored: Stored
@@ -554,7 +588,8 @@ class PopConsumerService:
 
         try:
             message = self._retried(place, offset, lease)
-            if message is not None and self._topics.topic(topic) is not None:
+            is_wanted = self._topics.topic(topic) is not None and self._topics.group(place.group) is not None
+            if message is not None and is_wanted:
                 self._put_again(message, stored, ended)
             else:
                 _log.warning("offset %s of %s was popped, and is deleted or nobody's now", offset, place.topic)

@@ -25,6 +25,12 @@ POP_POLLING_SIZE = 1_024
 MAX_POP_POLLING_SIZE = 100_000
 """Requests that may wait altogether. Source: maxPopPollingSize."""
 
+POLLING_MAX_BYTES = 256 * 1024 * 1024
+"""What the requests that wait may hold in memory, roughly. Upstream sets no limit."""
+
+WAITER_BYTES = 2_000
+"""What one costs beside what it carries, roughly."""
+
 FORCE_NOTIFY_INTERVAL = 800
 """At every offset that this divides one is woken whatever its filter. Source: popLongPollingForceNotifyInterval."""
 
@@ -60,6 +66,7 @@ class _Waiter:
     message_filter: MessageFilter | None
     wake: Callable[[], None]
     owner: object
+    size: int
 
 
 class PopLongPollingService:
@@ -79,6 +86,7 @@ class PopLongPollingService:
         self._by_key: dict[PollingKey, SortedDict[tuple[int, int], _Waiter]] = {}
         self._by_owner: dict[object, dict[tuple[int, int], _Waiter]] = {}
         self._groups: dict[str, dict[str, int]] = {}  # by topic, how many of each group wait
+        self._bytes = 0
         self._sweeping = False
 
     def polling(
@@ -89,6 +97,7 @@ class PopLongPollingService:
         message_filter: MessageFilter | None,
         wake: Callable[[], None],
         owner: object,
+        size: int,
     ) -> PollingResult:
         """Let a request wait.
 
@@ -99,17 +108,20 @@ class PopLongPollingService:
             message_filter: None to be woken by any message.
             wake: called once, when there is something or the time is over; not when the owner is gone.
             owner: whose request it is.
+            size: bytes of texts that it keeps in memory.
         """
         if poll_ms <= 0:
             return PollingResult.NOT_POLLING
-        if len(self._waiters) >= MAX_POP_POLLING_SIZE:
+        size += WAITER_BYTES
+        if len(self._waiters) >= MAX_POP_POLLING_SIZE or self._bytes + size > POLLING_MAX_BYTES:
             return PollingResult.POLLING_FULL
         left_ms = born_ms + poll_ms - EXPIRES_EARLY_MS - self._clock.wall_ms()
         if left_ms < 0:
             return PollingResult.POLLING_TIMEOUT
         if len(self._by_key.get(key, ())) > POP_POLLING_SIZE:
             return PollingResult.POLLING_FULL
-        waiter = _Waiter(key, message_filter, wake, owner)
+        waiter = _Waiter(key, message_filter, wake, owner, size)
+        self._bytes += size
         place = (self._clock.monotonic_ms() + left_ms, next(self._numbers))
         self._waiters[place] = waiter
         self._by_key.setdefault(key, SortedDict())[place] = waiter
@@ -170,6 +182,7 @@ class PopLongPollingService:
     def _remove(self, place: tuple[int, int], waiter: _Waiter) -> None:
         key = waiter.key
         del self._waiters[place]
+        self._bytes -= waiter.size
         _drop(self._by_key, key, place)
         _drop(self._by_owner, waiter.owner, place)
         groups = self._groups[key.topic]

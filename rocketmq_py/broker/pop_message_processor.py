@@ -7,11 +7,11 @@ Source: PopMessageProcessor, NotificationProcessor, PollingInfoProcessor.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rocketmq_py.broker.channel import Channel, Handler, integer, refusal, required, success
+from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
+from rocketmq_py.broker.channel import Channel, Handler, held_bytes, integer, refusal, required, success
 from rocketmq_py.broker.commit_log import Arrival
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.message_filter import read_filter
@@ -34,6 +34,9 @@ from rocketmq_py.remoting.frame import RemotingCommand
 MAX_MSG_NUMS = 32
 """Messages that one pop may ask for."""
 
+ATTEMPT_ID_MAX_LENGTH = 1_024
+"""It is stored with the batch. Upstream sets no limit."""
+
 TIMEOUT_TOO_MUCH_MS = 500
 """A request that is over for longer when it arrives is not looked at. Source: PopMessageRequestHeader."""
 
@@ -48,6 +51,7 @@ class PopRequest:
         poll_ms: how long it may be kept waiting from then on; 0 to be answered at once.
         expression: None or empty for everything.
         attempt_id: of an orderly pop; the same one gets the same messages again.
+        size: bytes that it keeps in memory while it waits, beside what stands here.
     """
 
     group: str
@@ -62,7 +66,10 @@ class PopRequest:
     init_mode: int = ConsumeInitMode.MAX
     order: bool = False
     attempt_id: str | None = None
+    size: int = 0
 
+
+_TAG_BYTES = 150
 
 PopAnswer = Callable[[ResponseCode, PopResult], None]
 """Told SUCCESS with messages, or POLLING_TIMEOUT or POLLING_FULL without any."""
@@ -71,13 +78,21 @@ PopAnswer = Callable[[ResponseCode, PopResult], None]
 class PopMessageProcessor:
     """Answers pops and notifications, now or later. On the loop's thread only."""
 
-    def __init__(self, *, loop: Loop, clock: Clock, topics: TopicConfigManager, service: PopConsumerService) -> None:
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        clock: Clock,
+        topics: TopicConfigManager,
+        service: PopConsumerService,
+        stats: BrokerStatsManager,
+    ) -> None:
         self._clock = clock
         self._topics = topics
         self._service = service
+        self._stats = stats
         self.polling = PopLongPollingService(loop, clock)
         self._notifications = PopLongPollingService(loop, clock, notify_last=True)
-        self._draws = itertools.count()
 
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
@@ -114,7 +129,7 @@ class PopMessageProcessor:
 
         Args:
             request: what is wanted.
-            owner: whose request it is: for ``channel_closed``, after which nobody is told anything.
+            owner: whose request it is: for ``channel_closed``, after which it waits no more.
             answer: told the messages once their leases are on the disk, or that there are none.
             refused: told why not, instead.
         """
@@ -126,11 +141,12 @@ class PopMessageProcessor:
                     result.tell_written(False)
                     refused(error)
                 elif result.batches:
+                    self._stats.inc_group_get_nums(request.group, request.topic, len(result.messages))
                     answer(ResponseCode.SUCCESS, result)
                 else:
                     self._wait(request, call, owner, result, answer, refused)
                 if error is None and result.rest_num > 0:
-                    self.polling.notify(PollingKey(request.topic, request.group, request.queue_id))
+                    self.polling.notify(PollingKey(call.topic, call.group, call.queue_id))
 
             self._service.pop(call, done)
         except RocketMQError as error:
@@ -146,8 +162,9 @@ class PopMessageProcessor:
         refused: Callable[[RocketMQError], None],
     ) -> None:
         polled = self.polling.polling(
-            PollingKey(request.topic, request.group, request.queue_id), request.born_ms, request.poll_ms,
+            PollingKey(call.topic, call.group, call.queue_id), request.born_ms, request.poll_ms,
             call.message_filter, lambda: self.pop(request, owner, answer, refused), owner,
+            request.size + len(request.expression or ""),
         )  # fmt: skip
         if polled is PollingResult.POLLING_FULL:
             answer(ResponseCode.POLLING_FULL, result)
@@ -168,6 +185,8 @@ class PopMessageProcessor:
             )
         if request.invisible_ms < 0:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, f"an invisible time of {request.invisible_ms} ms")
+        if len(request.attempt_id or "") > ATTEMPT_ID_MAX_LENGTH:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the attempt id is longer than {ATTEMPT_ID_MAX_LENGTH}")
         self._checked_topic(request.group, request.topic, request.queue_id)
         message_filter = read_filter(request.topic, request.expression_type, request.expression, 0)
         return PopCall(
@@ -211,6 +230,7 @@ class PopMessageProcessor:
             integer(request, "initMode", ConsumeInitMode.MIN, bits=32),
             fields.get("order", "").lower() == "true",
             fields.get("attemptId"),
+            _size(request),
         )
 
         def answer(code: ResponseCode, result: PopResult) -> None:
@@ -257,7 +277,7 @@ class PopMessageProcessor:
 
         polled = self._notifications.polling(
             PollingKey(topic, group, max(queue_id, ALL_QUEUES)), born_ms, integer(request, "pollTime"), None, again,
-            channel,
+            channel, _size(request),
         )  # fmt: skip
         if polled is PollingResult.POLLING_SUC:
             return None
@@ -270,6 +290,11 @@ class PopMessageProcessor:
         queue_id = integer(request, "queueId", bits=32)
         self._checked_topic(group, topic, queue_id)
         return success(request, {"pollingNum": self.polling.polling_num(PollingKey(topic, group, queue_id))})
+
+
+def _size(request: RemotingCommand) -> int:
+    # Of a tag there are a text and a number, in two sets.
+    return held_bytes(request) + _TAG_BYTES * request.ext_fields.get("exp", "").count("||")
 
 
 def _pop_answer(request: RemotingCommand, code: ResponseCode, result: PopResult) -> RemotingCommand:

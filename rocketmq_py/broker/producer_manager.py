@@ -13,6 +13,9 @@ from rocketmq_py.model.codes import ResponseCode
 GROUPS_MAX = 20_000
 """Producer groups: their names come over the wire. Upstream sets no limit."""
 
+CONNECTIONS_MAX = 100_000
+"""Of all groups together: one heartbeat may name thousands. Upstream sets no limit."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -22,18 +25,24 @@ class ProducerManager:
     def __init__(self) -> None:
         self._groups: dict[str, dict[Channel, ClientChannelInfo]] = {}
         self._clients: dict[str, Channel] = {}
+        self._count = 0  # of connections, once per group
         self._turns = 0
 
     def register(self, group: str, info: ClientChannelInfo) -> None:
         """Note a heartbeat.
 
         Raises:
-            BrokerError: there are too many groups.
+            BrokerError: there are too many groups or connections.
         """
         if group not in self._groups and len(self._groups) >= GROUPS_MAX:
             raise BrokerError(ResponseCode.SYSTEM_BUSY, f"{GROUPS_MAX} producer groups are connected, {group} is new")
+        if self._count >= CONNECTIONS_MAX and info.channel not in self._groups.get(group, {}):
+            raise BrokerError(
+                ResponseCode.SYSTEM_BUSY, f"producers have {CONNECTIONS_MAX} connections, all that may be"
+            )
         connections = self._groups.setdefault(group, {})
         if info.channel not in connections:
+            self._count += 1
             _log.info("producer group %s: %s joined from %s", group, info.client_id, info.channel.remote_address)
         connections[info.channel] = info
         self._clients[info.client_id] = info.channel
@@ -44,6 +53,7 @@ class ProducerManager:
         info = connections.pop(channel, None)
         if info is None:
             return
+        self._count -= 1
         _log.info("producer group %s: %s left", group, info.client_id)
         if not connections:
             del self._groups[group]

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from rocketmq_py.broker.channel import Channel
+from rocketmq_py.broker.channel import Channel, held_bytes
 from rocketmq_py.broker.commit_log import Arrival
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.message_filter import MessageFilter
@@ -23,7 +23,6 @@ HELD_MAX_COUNT = 50_000
 HELD_MAX_BYTES = 256 * 1024 * 1024
 """The same, for what held pulls have in memory, roughly: their fields and tags come over the wire."""
 
-_PULL_BYTES = 1_000
 _TAG_BYTES = 150  # a text and a number, in two sets
 
 
@@ -39,10 +38,7 @@ class HeldPull:
     size: int = field(init=False)  # bytes in memory, roughly
 
     def __post_init__(self) -> None:
-        fields = sum([len(name) + len(value) for name, value in self.request.ext_fields.items()])
-        self.size = (
-            _PULL_BYTES + fields + len(self.request.body) + _TAG_BYTES * len(self.message_filter.subscription.tags_set)
-        )
+        self.size = held_bytes(self.request) + _TAG_BYTES * len(self.message_filter.subscription.tags_set)
 
 
 class PullRequestHoldService:

@@ -10,6 +10,7 @@ from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, int
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
 from rocketmq_py.broker.message_status_manager import MessageStatusManager
+from rocketmq_py.broker.pop_consumer_service import PopConsumerService
 from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.broker.topic_config import QUEUES_MAX, READ_WRITE, SYSTEM_TOPICS, TopicConfig, TopicConfigManager
 from rocketmq_py.errors import BrokerError
@@ -31,6 +32,7 @@ class TopicProcessor:
         commit_log: CommitLog,
         topics: TopicConfigManager,
         offsets: ConsumerOffsetManager,
+        pops: PopConsumerService,
         stats: BrokerStatsManager,
         statuses: MessageStatusManager,
         broker_name: str,
@@ -38,6 +40,7 @@ class TopicProcessor:
         self._commit_log = commit_log
         self._topics = topics
         self._offsets = offsets
+        self._pops = pops
         self._stats = stats
         self._statuses = statuses
         self._broker_name = broker_name
@@ -102,10 +105,11 @@ class TopicProcessor:
         for group in self._offsets.which_group_by_topic(topic):
             retry_topics = names.pop_retry_topic_v1(group, topic), names.pop_retry_topic_v2(group, topic)
             doomed += [each for each in retry_topics if self._topics.topic(each) is not None]
-        stored = when_all(2 * len(doomed), answer_when_stored(channel, request, success(request)))
+        stored = when_all(3 * len(doomed), answer_when_stored(channel, request, success(request)))
         for each in doomed:
             self._topics.delete_topic(each, stored)
             self._offsets.clean_offset_by_topic(each, stored)
+            self._pops.forget_topic(each, stored)
             self._stats.topic_deleted(each)
             self._statuses.forget_topic(each)
 

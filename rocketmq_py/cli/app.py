@@ -15,6 +15,7 @@ from rocketmq_py.cli import bench as benching
 from rocketmq_py.cli import consume as consuming
 from rocketmq_py.cli import inspect as inspecting
 from rocketmq_py.cli import send as sending
+from rocketmq_py.cli import status as stating
 from rocketmq_py.cli.dlq import app as dlq_app
 from rocketmq_py.cli.group import app as group_app
 from rocketmq_py.cli.offset import app as offset_app
@@ -22,6 +23,7 @@ from rocketmq_py.cli.options import AdminNameServers, AsJson, Cluster, NameServe
 from rocketmq_py.cli.topic import app as topic_app
 from rocketmq_py.model.config import CONSUME_TIMESTAMP_FORMAT, ConsumeFromWhere
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS
+from rocketmq_py.model.message_status import MessageStatus
 
 
 class Flush(Enum):
@@ -211,6 +213,35 @@ def broker(
             max_bytes=max_bytes,
             as_json=as_json,
         )
+
+
+@app.command()
+def status(
+    msg_id: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Message whose history is shown, by its msg_id or its offset_msg_id.", show_default=False),
+    ] = None,
+    group: Annotated[Optional[str], typer.Option(help="Consumer group; with MSG_ID: only this one.")] = None,  # noqa: UP045
+    state: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help=f"List the group's messages that stand so: {', '.join(each.value for each in MessageStatus)}."
+        ),
+    ] = None,
+    topic: Annotated[Optional[str], typer.Option(help="The message's topic. Default: any.")] = None,  # noqa: UP045
+    limit: Annotated[int, typer.Option(min=1, help="So many at most.")] = 1_000,
+    namesrv: AdminNameServers = None,
+    as_json: AsJson = False,
+) -> None:
+    """What became of a message, for every group; or a group's messages of one status. The embedded broker knows."""
+    if msg_id is not None and state is None:
+        with errors_as_messages():
+            stating.show(namesrv, msg_id, topic, group, as_json)
+    elif msg_id is None and group is not None and state in {each.value for each in MessageStatus}:
+        with errors_as_messages():
+            stating.list_messages(namesrv, group, MessageStatus(state), limit, as_json)
+    else:
+        raise typer.BadParameter("give MSG_ID, or --group and a --state", param_hint="MSG_ID")
 
 
 @app.command()

@@ -165,6 +165,23 @@ class PopBroker(PopSource, Protocol):
         ...
 
 
+class StatusBroker(Protocol):
+    """Requests of a consumer to brokers that keep statuses of messages; only those of this package do."""
+
+    def wants_acknowledgements(self) -> bool:
+        """Whether a broker has asked for them in its last answer to a heartbeat."""
+        ...
+
+    def acknowledge_statuses(
+        self, group: str, broker_name: str, spans: Sequence[tuple[MessageQueue, int, int]], timeout_ms: int
+    ) -> None:
+        """Say that messages have been consumed: queue, first offset, one past the last; returns when that is stored.
+
+        To a broker that has not asked nothing is said.
+        """
+        ...
+
+
 OnDone = Callable[[Exception | None], None]
 """Told once how a request ended: None, or the error. On a thread of the wire or within the call; must not block."""
 
@@ -190,23 +207,6 @@ class ReceiptBroker(PopSource, Protocol):
         self, group: str, topic: str, msg: MessageExt, attempt: int, max_attempts: int, timeout_ms: int, on_done: OnDone
     ) -> None:
         """The message is given up, and kept for people to look at."""
-        ...
-
-
-class StatusBroker(Protocol):
-    """Requests of a consumer to brokers that keep statuses of messages; only those of this package do."""
-
-    def wants_acknowledgements(self) -> bool:
-        """Whether a broker has asked for them in its last answer to a heartbeat."""
-        ...
-
-    def acknowledge_statuses(
-        self, group: str, broker_name: str, spans: Sequence[tuple[MessageQueue, int, int]], timeout_ms: int
-    ) -> None:
-        """Say that messages have been consumed: queue, first offset, one past the last; returns when that is stored.
-
-        To a broker that has not asked nothing is said.
-        """
         ...
 
 

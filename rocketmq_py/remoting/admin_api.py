@@ -16,12 +16,14 @@ from rocketmq_py.model.admin import (
 from rocketmq_py.model.codes import PullSysFlag, RequestCode, ResponseCode
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.message_status import MessageStatus
 from rocketmq_py.model.names import AUTO_CREATE_TOPIC_KEY_TOPIC, TOOLS_CONSUMER_GROUP
 from rocketmq_py.model.route import TopicRouteData
 from rocketmq_py.model.running_info import ConsumerRunningInfo
-from rocketmq_py.remoting import admin_bodies, bodies
+from rocketmq_py.remoting import admin_bodies, bodies, message_status_bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_messages
+from rocketmq_py.remoting.message_status_bodies import Cursor, Listing, MessageHistory
 from rocketmq_py.remoting.remoting_client import RemotingClient, Request
 
 CLIENT_TIMEOUT_MS = 10_000
@@ -207,6 +209,33 @@ class AdminApi:
         doing = f"reset the offsets of group {group} in topic {topic}"
         return bodies.parse_reset_offset(
             self._ask(address, RequestCode.INVOKE_BROKER_TO_RESET_OFFSET, fields, doing).body
+        )
+
+    # Statuses of messages, which only brokers of this package keep.
+
+    def message_histories(self, address: str, msg_id: str, topic: str | None) -> list[MessageHistory]:
+        """What became of the messages of an id. ``BrokerError`` QUERY_NOT_FOUND: there is none.
+
+        Args:
+            address: of the broker.
+            msg_id: the producer's or the broker's.
+            topic: None: all topics whose statuses are kept.
+        """
+        fields = {"msgId": msg_id, **({"topic": topic} if topic is not None else {})}
+        doing = f"ask what became of message {msg_id}"
+        return message_status_bodies.parse_histories(
+            self._ask(address, RequestCode.QUERY_MESSAGE_STATUS, fields, doing).body
+        )
+
+    def messages_with_status(
+        self, address: str, group: str, status: MessageStatus, count: int, behind: Cursor
+    ) -> Listing:
+        """Some messages of a group that stand so, behind a place."""
+        at = {name: str(value) for name, value in message_status_bodies.cursor_fields(behind).items()}
+        fields = {"consumerGroup": group, "status": status.value, "count": str(count), **at}
+        doing = f"list messages of group {group} with status {status.value}"
+        return message_status_bodies.parse_listing(
+            self._ask(address, RequestCode.QUERY_MESSAGE_STATUS, fields, doing).body
         )
 
     # Others.

@@ -220,7 +220,7 @@ class ServerChannel(asyncio.BufferedProtocol):
 
     def _tell_written(self) -> None:
         """Tell those whose commands have left the transport; again soon, if others wait."""
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():  # it forgets what it has; ``connection_lost`` tells
             return
         gone = self._handed - self._transport.get_write_buffer_size()
         while self._awaited and self._awaited[0][0] <= gone:

@@ -1,27 +1,34 @@
 """A whole broker on a disk that fails or loses power, its clients, and what they know afterwards.
 
-Clients send, delay, consume, send back and commit, time passes, old messages go; the broker, its store and the disk are
-real, the clock and the thread are not. ``Known`` outlives the broker: ``check`` compares it with what another broker,
-opened on what is left, has.
+Clients send, delay, consume, send back, commit and pop, time passes, old messages go; the broker, its store and the
+disk are real, the clock and the thread are not. ``Known`` outlives the broker: ``check`` compares it with what another
+broker, opened on what is left, has.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rocketmq_py.broker.clean_commit_log_service import CLEAN_RESOURCE_INTERVAL_MS
 from rocketmq_py.broker.store import QueueKey
+from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message import MessageExt
+from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.pop_api import pop_result
 from rocketmq_py.testing import ManualClock
+from tests.unit.broker_pop_support import ACK, POP, Call, pop_fields
 from tests.unit.broker_rig import GROUP, Client, Rig, messages
 
-PLAIN, LATER = "plain", "later"
+PLAIN, LATER, POPPED = "plain", "later", "popped"
+POPPERS = "poppers"
+INVISIBLE_MS = 10_000
 RETRY = f"%RETRY%{GROUP}"
 QUEUES = [(PLAIN, 0), (PLAIN, 1), (LATER, 0), (RETRY, 0)]
 RESERVED_MS = 60_000
@@ -39,6 +46,8 @@ class Known:
         delayed, sent_back: by body, when its delay or sending back was acknowledged.
         attempted: bodies that were to be sent back, and how often, acknowledged or not.
         finished: offsets of a queue that were consumed, or whose sending back was acknowledged.
+        to_pop: bodies of the topic that is popped, and when they were acknowledged.
+        popped: those of them that were popped and finished: the broker said that it knows.
     """
 
     stored: dict[tuple[str, int, int], tuple[bytes, int]] = field(default_factory=dict)
@@ -46,6 +55,8 @@ class Known:
     sent_back: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
     attempted: Counter[bytes] = field(default_factory=Counter)
     finished: dict[tuple[str, int], set[int]] = field(default_factory=lambda: defaultdict(set))
+    to_pop: dict[bytes, int] = field(default_factory=dict)
+    popped: set[bytes] = field(default_factory=set)
 
 
 class Member(Client):
@@ -74,8 +85,15 @@ class Life:
     """A broker from its opening on, and one member of a group at work on it."""
 
     def __init__(
-        self, directory: Path, known: Known, chance: random.Random, clock: ManualClock, vfs: str | None = None
+        self,
+        directory: Path,
+        known: Known,
+        chance: random.Random,
+        clock: ManualClock,
+        vfs: str | None = None,
+        sizes: Sequence[int] = (20, 200, 1_000, 40_000),  # small, as most are; more than a page
     ) -> None:
+        self._sizes = sizes
         self._known = known
         self._chance = chance
         self._clock = clock
@@ -84,11 +102,13 @@ class Life:
         self._member = Member(self.rig)
         self._next = dict.fromkeys(QUEUES, 0)
         self._failed: list[tuple[tuple[str, int], MessageExt]] = []
+        self._popped: list[tuple[int, MessageExt]] = []
 
     def turn(self) -> None:
         """Some requests at once, then everything that follows; then, perhaps, time passes."""
         self._member.ask(17, _topic(PLAIN, 2))
         self._member.ask(17, _topic(LATER, 1))
+        self._member.ask(17, _topic(POPPED, 1))
         self._member.heartbeat(**{PLAIN: "*", LATER: "*", RETRY: "*"})
         actions = [
             self._send,
@@ -99,6 +119,9 @@ class Life:
             self._pull,
             self._send_back,
             self._commit,
+            self._send_to_pop,
+            self._pop,
+            self._finish_popped,
         ]
         for _ in range(self._chance.randint(1, 5)):
             self._chance.choice(actions)()
@@ -136,8 +159,7 @@ class Life:
         self._member.request(310, fields, self._acknowledged(note), body)
 
     def _body(self) -> bytes:
-        # Small, as most are; more than a page.
-        return self._chance.randbytes(self._chance.choice([20, 200, 1_000, 40_000]))
+        return self._chance.randbytes(self._chance.choice(self._sizes))
 
     def _pull(self) -> None:
         queue = self._chance.choice(QUEUES)
@@ -155,6 +177,31 @@ class Life:
         fields = self._member.pull_fields(self._next[queue], *queue, maxMsgNums=3)
         self._member.request(11, fields, note)
         self._next[queue] = min(self._next[queue] + 3, self._log.max_offset(_key(queue)))
+
+    def _send_to_pop(self) -> None:
+        body = self._body()
+
+        def note(answer: RemotingCommand) -> None:
+            self._known.to_pop[body] = self._clock.wall_ms()
+
+        self._member.request(310, _message(POPPED, 0), self._acknowledged(note), body)
+
+    def _pop(self) -> None:
+        def note(answer: RemotingCommand) -> None:
+            self._popped += [(self._clock.wall_ms(), msg) for msg in _popped(answer)]
+
+        self._member.request(POP, _pop_fields(), self._acknowledged(note))
+
+    def _finish_popped(self) -> None:
+        if not self._popped:
+            return
+        when_ms, msg = self._popped.pop(self._chance.randrange(len(self._popped)))
+
+        def note(answer: RemotingCommand) -> None:
+            self._known.popped.add(msg.body)
+
+        if self._clock.wall_ms() < when_ms + INVISIBLE_MS:  # else somebody else may have it by now
+            self._member.request(ACK, _ack_fields(msg), self._acknowledged(note))
 
     def _send_back(self) -> None:
         if not self._failed:
@@ -184,7 +231,7 @@ def check(directory: Path, known: Known, clock: ManualClock) -> None:
     """Open what is left: what clients know must be so. ``known`` then has what else is there, too."""
     with closing(Rig(directory, "1s 2s 5s", clock=clock, reserved_ms=RESERVED_MS)) as rig:
         log, client = rig.controller.commit_log, rig.client()
-        for topic, queues in ((PLAIN, 2), (LATER, 1)):
+        for topic, queues in ((PLAIN, 2), (LATER, 1), (POPPED, 1)):
             assert client.ask(17, _topic(topic, queues)).code == 0
         client.heartbeat(**{PLAIN: "*", LATER: "*", RETRY: "*"})
         for queue in QUEUES:
@@ -210,9 +257,42 @@ def check(directory: Path, known: Known, clock: ManualClock) -> None:
         for queue, bodies in found.items():
             for offset, stored in bodies.items():
                 known.stored.setdefault((*queue, offset), stored)
+        _check_popped(rig, client, known, young_ms)
         answer = client.send(b"goes on", PLAIN)
         assert answer.code == 0
         known.stored[PLAIN, 0, int(answer.ext_fields["queueOffset"])] = b"goes on", clock.wall_ms()
+
+
+def _check_popped(rig: Rig, client: Client, known: Known, young_ms: int) -> None:
+    """What was not finished comes again when its time is over; what was finished does not."""
+    rig.loop.advance(INVISIBLE_MS + 5_000)
+    came: set[bytes] = set()
+    while msgs := _popped(client.ask(POP, _pop_fields())):
+        for msg in msgs:
+            came.add(msg.body)
+            assert client.ask(ACK, _ack_fields(msg)).code == 0
+    assert not came & known.popped
+    young = {body for body, told_ms in known.to_pop.items() if told_ms >= young_ms}
+    assert young - known.popped <= came
+    known.popped |= came
+
+
+def _pop_fields() -> dict[str, object]:
+    return pop_fields(topic=POPPED, consumerGroup=POPPERS, maxMsgNums=4, invisibleTime=INVISIBLE_MS)
+
+
+def _popped(answer: RemotingCommand) -> list[MessageExt]:
+    call = Call(mq=MessageQueue(POPPED, "broker-a", -1), group=POPPERS, subscription=SubscriptionData(POPPED))
+    return pop_result(answer, call, "broker").messages
+
+
+def _ack_fields(msg: MessageExt) -> dict[str, object]:
+    text = msg.get_property("POP_CK")
+    info = ExtraInfo.parse(text)
+    return {
+        "consumerGroup": POPPERS, "topic": info.real_topic(POPPED, POPPERS), "queueId": info.queue_id,
+        "extraInfo": text, "offset": info.queue_offset,
+    }  # fmt: skip
 
 
 def _read(client: Client, offset: int, queue: tuple[str, int]) -> dict[int, tuple[bytes, int]]:

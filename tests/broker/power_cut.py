@@ -239,7 +239,7 @@ class InlineLoop:
 def read_all(store: MessageStore) -> Iterator[tuple[QueueKey, int, bytes]]:
     """Every message: queue, offset, body. Offsets must have no gaps."""
     for key, state in store.messages.queues().items():
-        rows = store.messages.read(state.row, 0, 1_000_000)
+        rows = store.messages.read(state.row, 0, state.max_offset)
         assert [offset for offset, _ in rows] == list(range(state.max_offset))
         for offset, data in rows:
             message = decode_stored(data)

@@ -27,7 +27,7 @@ CUTS = 1_000 if FULL else 30
 LIVES = 10
 """Of one store; then an empty directory is taken, because beginnings are worth cutting, too."""
 
-TURNS = 40 if FULL else 8
+TURNS = 40 if FULL else 5
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,7 @@ def test_power_cuts_cost_a_working_broker_nothing_that_clients_were_told(tmp_pat
         directory = target
     assert sum(map(len, known.finished.values())) > 20
     assert known.delayed
+    assert len(known.popped) > 10
     assert known.sent_back
 
 

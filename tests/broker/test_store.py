@@ -519,7 +519,7 @@ def root_page(directory: Path, name: str) -> int:
 def read_everything(directory: Path) -> list[bytes]:
     with opened(directory) as rig:
         for state in rig.store.messages.queues().values():
-            rows = rig.store.messages.scan(state.row, 0, 1_000)
+            rows = rig.store.messages.scan(state.row, 0, state.max_offset)
             for offset, row_id, _ in rows:
                 rig.store.messages.by_id(row_id)
                 rig.store.messages.stored_ms(state.row, offset)
@@ -796,7 +796,7 @@ def test_one_thread_reads_while_another_commits(directory: Path, monkeypatch: py
         seen = [0]
         try:
             while written.is_alive():
-                seen.append(len(rig.store.messages.read(1, 0, 1_000)))
+                seen.append(len(rig.store.messages.heads_of(1, 1_000)))
         finally:
             written.join()
         assert seen == sorted(seen)

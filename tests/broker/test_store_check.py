@@ -91,6 +91,25 @@ def test_a_row_that_does_not_fit_is_told(directory: Path, statement: str, proble
 
 
 @pytest.mark.behaviour("AC-08")
+def test_rows_of_every_table_have_a_checksum_that_is_looked_at(directory: Path) -> None:
+    with closing(apsw.Connection(str(directory / "store.db"))) as connection:
+        connection.create_scalar_function("checksum", checksum, deterministic=True)
+        tables = [
+            (table, [column[1:3] for column in connection.execute(f"PRAGMA table_info({table})")])
+            for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+        ]
+        others = [(table, columns) for table, columns in tables if ("crc", "INTEGER") in columns and table != "message"]
+        for table, columns in others:
+            values = ["'{}'" if kind == "TEXT" else "5" for name, kind in columns if name != "crc"]
+            row = ", ".join([*values, f"checksum({', '.join(values)})"])
+            if table not in ("queue", "deleted"):  # which have rows
+                connection.execute(f"INSERT INTO {table} VALUES ({row})")
+    assert check(directory).problems == []
+    found = changed(directory, *(f"UPDATE {table} SET crc = crc + 1" for table, _ in others))
+    assert found.count == len(others) > 8
+
+
+@pytest.mark.behaviour("AC-08")
 def test_messages_of_a_dropped_queue_may_be_half_gone(directory: Path) -> None:
     found = changed(directory, "UPDATE queue SET topic = ''" + SUM, "DELETE FROM message WHERE id < 9")
     assert found.problems == []

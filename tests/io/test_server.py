@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -393,9 +395,19 @@ def test_whoever_writes_a_command_is_told_once_whether_all_of_it_has_left(nothin
         assert eventually(lambda: service.told == [True, False])
         loop.run(_answer(service), 5_000)
         assert eventually(lambda: service.told == [True, False, False])
+        with ask():
+            assert eventually(lambda: len(service.channels) == 3)
+            loop.run(_break_off_just_before_it_is_looked_at(service.channels[2]), 5_000)
+            assert eventually(lambda: service.told == [True, False, False, False])
     finally:
         loop.run(_stop(server), 5_000)
         loop.stop()
+
+
+async def _break_off_just_before_it_is_looked_at(channel: server_module.ServerChannel) -> None:
+    time.sleep(2 * server_module.WRITTEN_CHECK_MS / 1_000)  # the look is due, and comes behind this one
+    await asyncio.sleep(0)
+    channel.close()
 
 
 async def _answer(service: LargeAnswers) -> None:

@@ -11,12 +11,16 @@ import pytest
 from rocketmq_py.broker import (
     consumer_manager,
     consumer_offset_manager,
+    pop_long_polling_service,
+    producer_manager,
     pull_request_hold_service,
     rebalance_lock_manager,
 )
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.remoting import bodies
 from rocketmq_py.testing import ManualClock
+from tests.unit.broker_pop_support import NOTIFICATION, POP, pop_fields
 from tests.unit.broker_rig import GROUP, TOPIC, Client, Rig
 
 
@@ -52,6 +56,37 @@ def test_pulls_that_are_large_are_answered_at_once_when_they_would_fill_the_memo
     assert client.answer(large[0]) is not None
     again = [client.begin(11, {**client.pull_fields(1, sysFlag=2), "more": "x" * 40_000}) for _ in range(3)]
     assert [client.answer(opaque) is None for opaque in again] == [True, True, False]
+
+
+@pytest.mark.behaviour("LI-03")
+@pytest.mark.parametrize("code", [POP, NOTIFICATION])
+def test_so_are_pops_and_notifications(rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(pop_long_polling_service, "POLLING_MAX_BYTES", 100_000)
+    fields = pop_fields(pollTime=10_000, more="x" * 40_000)
+    asked = [client.begin(code, fields) for _ in range(3)]
+    rig.loop.run()
+    assert [client.answer(opaque) is None for opaque in asked] == [True, True, False]
+    rig.loop.advance(11_000)  # their time is over
+    assert client.answer(asked[0]) is not None
+    again = client.begin(code, fields)
+    rig.loop.run()
+    assert client.answer(again) is None
+
+
+@pytest.mark.behaviour("LI-04")
+def test_producers_without_number_are_refused_and_leave_room_when_they_go(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer_manager, "CONNECTIONS_MAX", 2)
+
+    def heartbeat(client: Client, group: str) -> int:
+        return client.ask(34, body=bodies.encode_heartbeat(f"client-{id(client)}", [group], [])).code
+
+    first, second = rig.client(), rig.client()
+    assert [heartbeat(first, group) for group in "abca"] == [0, 0, 2, 0]
+    assert heartbeat(second, "a") == 2
+    rig.controller.on_close(first)
+    assert heartbeat(second, "a") == 0
 
 
 @pytest.mark.behaviour("LI-04")

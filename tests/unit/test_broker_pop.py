@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rocketmq_py.broker import pop_consumer_service
+from rocketmq_py.broker import pop_consumer_service, pop_long_polling_service
 from rocketmq_py.broker.pop_long_polling_service import POP_POLLING_SIZE
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message import MessageExt
@@ -105,6 +105,7 @@ def test_what_is_popped_is_nobody_elses_and_the_rest_is_told(client: Client) -> 
         ({"queueId": 1}, 29),
         ({"consumerGroup": "%%%^"}, 26),
         ({"exp": "||"}, 23),
+        ({"order": "true", "attemptId": "x" * 1_025}, 29),
         ({"expType": "SQL92", "exp": "a >"}, 23),
         ({"expType": "XPATH", "exp": "a"}, 23),
     ],
@@ -366,6 +367,50 @@ def test_retries_can_come_by_topics_of_the_second_form(tmp_path: Path) -> None:
     rig.close()
 
 
+# Operators.
+
+
+@pytest.mark.behaviour("EP-16")
+def test_a_reset_is_where_a_pop_goes_on_and_what_was_leased_comes_no_more(rig: Rig, client: Client) -> None:
+    fill(client, 5)
+    msgs = pop_now(client, invisibleTime=5_000)
+    asked = {"group": GROUP, "topic": TOPIC, "queueId": 0, "offset": 3, "timestamp": -1, "isForce": "true"}
+    assert client.ask(222, asked).code == 0
+    again = pop_now(client, invisibleTime=60_000)
+    assert bodies(again) == [b"3", b"4"]
+    assert ack(client, msgs[3]) == 0  # by the receipt of the other delivery: no effect
+    rig.crash()
+    client = rig.client()
+    rig.loop.advance(10_000)
+    assert pop(client).code == 210
+    rig.loop.advance(60_000)
+    assert bodies(pop_now(client)) == [b"3", b"4"]
+
+
+@pytest.mark.behaviour("EP-16")
+def test_a_reset_ends_the_block_of_an_orderly_group(rig: Rig, client: Client) -> None:
+    fill(client, 3)
+    msgs = pop_orderly(client)
+    asked = {"group": GROUP, "topic": TOPIC, "queueId": 0, "offset": 1, "timestamp": -1, "isForce": "true"}
+    assert client.ask(222, asked).code == 0
+    ack(client, msgs[2])
+    assert [(msg.body, msg.reconsume_times) for msg in pop_orderly(client, "2")] == [(b"1", 0), (b"2", 0)]
+
+
+@pytest.mark.behaviour("EP-16")
+def test_nothing_of_a_deleted_topic_comes_by_the_next_of_its_name(rig: Rig, client: Client) -> None:
+    fill(client, 2)
+    pop_now(client, invisibleTime=1_000)
+    assert client.ask(215, {"topic": TOPIC}).code == 0
+    rig.create_topic()
+    sent = fill(client, 3)
+    rig.crash()
+    client = rig.client()
+    rig.loop.advance(5_000)
+    assert bodies(pop_now(client)) == sent
+    assert pop(client).code == 210
+
+
 # Waiting.
 
 
@@ -433,6 +478,29 @@ def test_too_many_that_wait_are_told_so_and_those_that_hang_up_make_room(rig: Ri
     rig.loop.run()
     assert other.answer(asked) is not None
     assert [each for each in client.written if each.is_response] == []
+
+
+@pytest.mark.behaviour("EP-13")
+def test_pops_that_wait_hold_bounded_memory(rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pop_long_polling_service, "POLLING_MAX_BYTES", 100_000)
+    asked = [client.begin(POP, pop_fields(pollTime=15_000, exp=f"{'x' * 20_000}{number}")) for number in range(3)]
+    codes = [answer.code for each in asked if (answer := client.answer(each)) is not None]
+    assert codes == [209]
+    rig.controller.on_close(client)
+    other = rig.client()
+    assert other.answer(other.begin(POP, pop_fields(pollTime=15_000, exp="x" * 20_000))) is None
+
+
+@pytest.mark.behaviour("EP-09")
+def test_above_a_number_of_leases_altogether_nothing_is_popped(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pop_consumer_service, "LEASES_MAX_COUNT", 4)
+    fill(client, 6)
+    msgs = pop_now(client, maxMsgNums=4)
+    assert pop(client, consumerGroup="other").code == 210
+    ack(client, msgs[0])
+    assert pop(client, consumerGroup="other").code == 0
 
 
 @pytest.mark.behaviour("EP-14")

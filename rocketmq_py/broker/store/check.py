@@ -137,8 +137,8 @@ class _Check:
             columns = self._columns(table)
             if table == "message" or "crc" not in columns:
                 continue
-            covered = _OTHER_CHECKSUMS.get(table) or ", ".join(name for name in columns if name != "crc")
-            key = ", ".join(name for name in columns if name not in ("crc", "config"))
+            covered = _OTHER_CHECKSUMS.get(table) or ", ".join(f'"{name}"' for name in columns if name != "crc")
+            key = ", ".join(f'"{name}"' for name in columns if name not in ("crc", "config"))
             sql = f"SELECT {key} FROM {table} WHERE crc IS NOT checksum({covered})"  # noqa: S608 - names of our own
             for row in self._rows(sql):
                 self._found.add(f"the checksum of the row {row!r:.200} of the table {table} is wrong")

@@ -156,26 +156,30 @@ class MessageTable:
         return (rows[0][0], rows[-1][0]) if rows else None
 
     def read(self, queue: int, offset: int, count: int) -> list[tuple[int, bytes]]:
-        """Messages of a queue from ``offset`` on: (queue offset, data). The first one must not be above ``offset``."""
+        """So many messages of a queue from ``offset`` on, which must be there: (queue offset, data)."""
         rows = self._query(
             "SELECT queue_offset, crc, data FROM message WHERE queue = ? AND queue_offset >= ? "
             "ORDER BY queue_offset LIMIT ?",
             (queue, offset, count),
         )
-        for expected, (place, _, _) in enumerate(rows, offset):
-            if place != expected:
-                raise self._database.damaged(f"the message at {expected} of a queue is not found")
+        self._check_complete([row[0] for row in rows], offset, count)
         return [(place, self._intact(data, crc, queue, place)) for place, crc, data in rows]
 
     def scan(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
-        """What is needed to filter: (queue offset, row id, tags code)."""
+        """The same, with what is needed to filter: (queue offset, row id, tags code)."""
         rows: list[tuple[int, int, int]] = self._query(
             "SELECT queue_offset, id, tags_code FROM message WHERE queue = ? AND queue_offset >= ? "
             "ORDER BY queue_offset LIMIT ?",
             (queue, offset, count),
         )
         self._database.check_integers(rows)
+        self._check_complete([row[0] for row in rows], offset, count)
         return rows
+
+    def _check_complete(self, found: list[int], offset: int, count: int) -> None:
+        if found != list(range(offset, offset + count)):
+            missing = min({*range(offset, offset + count)} - {*found}, default=offset)
+            raise self._database.damaged(f"the message at {missing} of a queue is not found")
 
     def heads(self, after_id: int, count: int) -> list[Head]:
         """Messages by age, the oldest first, from an id on that is not among them."""

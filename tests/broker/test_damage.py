@@ -1,0 +1,156 @@
+"""Files of a store that were cut short, lengthened or changed: what is wrong is told, never handed out, never hidden.
+
+``ROCKETMQ_PY_FULL=1``: every page and frame boundary, and a bit of every eighth byte.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+import pytest
+
+from rocketmq_py.broker.store import PAGE_BYTES, MessageStore, QueueKey
+from rocketmq_py.errors import StoreError
+from rocketmq_py.remoting.message_codec import decode_stored
+from rocketmq_py.testing import ManualClock
+from tests.broker.broker_life import Known, Life
+from tests.unit.broker_rig import GROUP
+
+FULL = os.environ.get("ROCKETMQ_PY_FULL") == "1"
+FLIPS = 150
+CUTS = 30
+FRAME_BYTES = PAGE_BYTES + 24
+WAL_HEADER_BYTES = 32
+
+
+@dataclass
+class Left:
+    """What is left of a store, and what clients know.
+
+    Attributes:
+        crashed: contents by name after a crash; ``store.db`` lacks the last messages, which are in ``store.db-wal``.
+        ended: after an end in good order; there is no WAL.
+        index_pages: of ``message_by_queue`` in the latter.
+    """
+
+    crashed: dict[str, bytes]
+    ended: dict[str, bytes]
+    known: Known
+    index_pages: set[int]
+
+    def of(self, name: str) -> bytes:
+        return self.crashed[name] if name == "store.db-wal" else self.ended[name]
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
+    """A broker at work: ended in good order once, and crashed then."""
+    directory = tmp_path_factory.mktemp("damage")
+    known, chance, clock = Known(), random.Random(11), ManualClock()
+    crashed: dict[str, bytes] = {}
+    for turns in (120, 25):
+        life = Life(directory, known, chance, clock, sizes=[20, 200, 1_000, 3_000])
+        for _ in range(turns):
+            life.turn()
+        life.rig.controller.when_stored(lambda: None)
+        life.rig.loop.run()
+        crashed = {name: (directory / name).read_bytes() for name in ("store.db", "store.db-wal", "last_id")}
+        life.rig.close()
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        rows = plain.execute("SELECT pageno FROM dbstat WHERE name = 'message_by_queue'").fetchall()
+    ended = {name: (directory / name).read_bytes() for name in ("store.db", "last_id")}
+    return Left(crashed, ended, known, {int(str(page)) for (page,) in rows})
+
+
+def _told_or_right(directory: Path, left: Left, name: str, content: bytes) -> bool:
+    """Whether somebody is told; if not, everything must be there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    files = left.crashed if name == "store.db-wal" else left.ended
+    for each, original in {**files, name: content}.items():
+        (directory / each).write_bytes(original)
+    try:
+        with closing(MessageStore(directory)) as store:
+            queues = store.messages.queues()
+            offsets = store.offsets.consumer_offsets()
+            found: dict[tuple[str, int, int], bytes] = {}
+            for key, state in queues.items():
+                for offset, data in store.messages.read(
+                    state.row, state.min_offset, state.max_offset - state.min_offset
+                ):
+                    found[(*key, offset)] = decode_stored(data).body
+                store.messages.scan(state.row, state.min_offset, state.max_offset - state.min_offset)
+            store.configurations.topics()
+            store.configurations.groups()
+            store.offsets.delay_offsets()
+    except StoreError:
+        return True
+    for (topic, queue_id, offset), (body, _) in left.known.stored.items():
+        state = queues[QueueKey(topic, queue_id)]
+        assert offset < state.min_offset or found[topic, queue_id, offset] == body
+    for (group, topic, queue_id), committed in offsets.items():
+        if group == GROUP:
+            begin = queues[QueueKey(topic, queue_id)].min_offset
+            assert {*range(begin, committed)} <= left.known.finished[topic, queue_id]
+    return False
+
+
+def _some(places: list[int], count: int) -> list[int]:
+    return places if FULL else places[:: max(len(places) // count, 1)]
+
+
+@pytest.mark.behaviour("DU-09")
+@pytest.mark.parametrize(
+    ("name", "header", "step"), [("store.db", 0, PAGE_BYTES), ("store.db-wal", WAL_HEADER_BYTES, FRAME_BYTES)]
+)
+def test_a_file_that_was_cut_short_is_told(left: Left, tmp_path: Path, name: str, header: int, step: int) -> None:
+    content = left.of(name)
+    boundaries = list(range(header, len(content), step))
+    assert len(boundaries) > 10
+    places = [place for boundary in boundaries for place in (boundary, boundary + 1, boundary + step // 2 + 7)]
+    told = [_told_or_right(tmp_path / "cut", left, name, content[:place]) for place in _some(places, CUTS)]
+    assert sum(told) > len(told) // 2
+
+
+@pytest.mark.behaviour("DU-09")
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal", "last_id"])
+@pytest.mark.parametrize("tail", [b"\0" * 5_000, b"\0" * 3 * PAGE_BYTES, b"\xa5" * FRAME_BYTES])
+def test_a_garbage_tail_changes_nothing(left: Left, tmp_path: Path, name: str, tail: bytes) -> None:
+    assert not _told_or_right(tmp_path / "long", left, name, left.of(name) + tail)
+
+
+def _flipped(content: bytes, places: list[int]) -> Iterator[bytes]:
+    for number, place in enumerate(places):
+        changed = bytearray(content)
+        changed[place] ^= 1 << number % 8
+        yield bytes(changed)
+
+
+@pytest.mark.behaviour("DU-09")
+@pytest.mark.parametrize("name", ["store.db", "store.db-wal"])
+def test_a_bit_that_flips_is_told_or_harmless(left: Left, tmp_path: Path, name: str) -> None:
+    content = left.of(name)
+    used = [place for place in range(0, len(content), 8 if FULL else 1) if content[place]]
+    told = [_told_or_right(tmp_path / "flip", left, name, each) for each in _flipped(content, _some(used, FLIPS))]
+    assert sum(told) > len(told) // 2
+
+
+@pytest.mark.behaviour("DU-09")
+def test_a_bit_that_flips_in_the_index_of_messages_is_told_or_harmless(left: Left, tmp_path: Path) -> None:
+    content = left.ended["store.db"]
+    assert left.index_pages
+    used = [
+        place
+        for page in left.index_pages
+        for place in range((page - 1) * PAGE_BYTES, min(page * PAGE_BYTES, len(content)))
+        if content[place]
+    ]
+    told = [_told_or_right(tmp_path / "flip", left, "store.db", each) for each in _flipped(content, _some(used, FLIPS))]
+    assert sum(told) > len(told) // 2
