@@ -27,7 +27,6 @@ from rocketmq_py import (
     SimpleConsumer,
     TransactionMQProducer,
 )
-from rocketmq_py.consumer.stats import Event
 from rocketmq_py.model.results import Messages
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import SendBodies, StartConsumer
@@ -231,20 +230,3 @@ def test_a_committed_transaction_is_delivered_and_one_rolled_back_is_not(
             collector.wait_for_bodies([b"asked"], 120)
             assert orders.checked == [b"asked"]
     assert b"ROLLBACK_MESSAGE" not in collector.bodies()
-
-
-def test_after_a_crash_of_the_proxy_consumption_goes_on_by_itself(
-    server: ApacheProxyGrpc, send: SendBodies, start_consumer: StartConsumer
-) -> None:
-    topic, group = server.topic(), server.group()
-    collector = Collector()
-    consumer = start_consumer(group, topic, collector)
-    before = send(topic, 100)
-    collector.wait_for_bodies(before)
-    server.cluster.kill_proxy()
-    with DefaultMQProducer("around", namesrv_addr=server.cluster.namesrv_addr) as producer:
-        during = [b"while it is gone %d" % number for number in range(100)]
-        producer.send([Message(topic, body) for body in during])
-    eventually(lambda: consumer.counters()[Event.PULL_FAILED] > 0, 30, "noticed")
-    server.cluster.start_proxy()
-    collector.wait_for_bodies(during, 60)
