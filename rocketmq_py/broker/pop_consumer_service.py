@@ -35,6 +35,7 @@ from rocketmq_py.broker.message_filter import MessageFilter
 from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.store import QueueKey, Write
 from rocketmq_py.broker.store.pop_table import LeaseRow, PopTable, delete_leases, put_leases
+from rocketmq_py.broker.topic_attributes import MESSAGE_TYPE
 from rocketmq_py.broker.topic_config import TopicConfigManager
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError, StoreError
@@ -319,6 +320,8 @@ class PopConsumerService:
             return [QueueKey(call.topic, call.queue_id)]
         config = self._topics.topic(call.topic)
         count = 0 if config is None else config.readQueueNums
+        if config is not None and config.attributes.get(MESSAGE_TYPE) == "PRIORITY":  # a queue's number is its priority
+            return [QueueKey(call.topic, queue_id) for queue_id in reversed(range(count))]
         return [QueueKey(call.topic, (number + index) % count) for index in range(count)]
 
     def retry_topics(self, group: str, topic: str) -> list[str]:

@@ -16,10 +16,13 @@ class _Attribute(NamedTuple):
 
 
 # Batch queues and compaction are upstream's, not this broker's.
+MESSAGE_TYPE = "message.type"
+"""The only kind of messages that a topic takes; clients of the gRPC protocol are held to it."""
+
 _ALL = {
     "queue.type": _Attribute(False, ("SimpleCQ",)),
     "cleanup.policy": _Attribute(False, ("DELETE",)),
-    "message.type": _Attribute(True, ("UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED")),
+    MESSAGE_TYPE: _Attribute(True, ("UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "PRIORITY", "MIXED")),
     "reserve.time": _Attribute(True, ()),
     "message.status": _Attribute(True, ("true", "false")),  # this broker's own: see message_status_manager
 }

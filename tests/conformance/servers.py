@@ -128,6 +128,7 @@ class Embedded(_Administered):
     """The broker of this package, a process of its own."""
 
     fixture = "embedded"
+    cluster: EmbeddedProcess
 
 
 class ApacheProxyRemoting(_Administered):
@@ -162,6 +163,14 @@ class ApacheProxyGrpc(ApacheProxyRemoting):
     def consumer_address(self) -> dict[str, Any]:
         return {"endpoints": self.cluster.proxy_grpc_addr}
 
+    def kill_grpc(self) -> None:
+        """Kill what consumers are connected to."""
+        self.cluster.kill_proxy()
+
+    def start_grpc(self) -> None:
+        """Start it again."""
+        self.cluster.start_proxy()
+
 
 SERVERS: dict[str, type[_Administered]] = {
     "embedded": Embedded,
@@ -169,7 +178,24 @@ SERVERS: dict[str, type[_Administered]] = {
     "apache-proxy-remoting": ApacheProxyRemoting,
 }
 
-GRPC_SERVERS: dict[str, type[_Administered]] = {"apache-proxy-grpc": ApacheProxyGrpc}
+
+class EmbeddedGrpc(Embedded):
+    """The broker of this package: producers on its remoting port, consumers on its gRPC port."""
+
+    @property
+    def consumer_address(self) -> dict[str, Any]:
+        return {"endpoints": self.cluster.grpc_addr}
+
+    def kill_grpc(self) -> None:
+        """Kill what consumers are connected to: all of it."""
+        self.cluster.kill()
+
+    def start_grpc(self) -> None:
+        """Start it again."""
+        self.cluster.start()
+
+
+GRPC_SERVERS: dict[str, type[_Administered]] = {"embedded-grpc": EmbeddedGrpc, "apache-proxy-grpc": ApacheProxyGrpc}
 
 ON_BOTH_WIRES = [*SERVERS, *GRPC_SERVERS]
 """For scenarios that hold on the gRPC wire, too: ``parametrize("server", ON_BOTH_WIRES, indirect=True)``."""

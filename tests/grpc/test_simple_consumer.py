@@ -12,7 +12,7 @@ from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from tests.grpc.server import GrpcServer
 
 
-@pytest.mark.behaviour("GS-01")
+@pytest.mark.behaviour("SI-01")
 def test_messages_are_received_acknowledged_and_put_off(server: GrpcServer) -> None:
     server.put("topic", *(server.message("topic", b"%d" % number) for number in range(3)))
     with SimpleConsumer("group", endpoints=server.endpoints) as consumer:
@@ -33,7 +33,7 @@ def test_messages_are_received_acknowledged_and_put_off(server: GrpcServer) -> N
     assert server.count("NotifyClientTermination") == 1
 
 
-@pytest.mark.behaviour("GS-02")
+@pytest.mark.behaviour("SI-02")
 def test_a_receipt_that_is_void_is_told(server: GrpcServer) -> None:
     def void(request: Any, context: grpc.ServicerContext) -> Any:
         return pb.AckMessageResponse(status=pb.Status(code=pb.INVALID_RECEIPT_HANDLE))
@@ -48,7 +48,7 @@ def test_a_receipt_that_is_void_is_told(server: GrpcServer) -> None:
         assert caught.value.code == 40_013
 
 
-@pytest.mark.behaviour("GS-02")
+@pytest.mark.behaviour("SI-02")
 def test_topics_are_asked_in_turn_and_wrong_calls_are_told(server: GrpcServer) -> None:
     consumer = SimpleConsumer("group", endpoints=server.endpoints)
     with pytest.raises(IllegalStateError, match="not started"):

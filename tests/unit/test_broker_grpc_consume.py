@@ -576,3 +576,11 @@ def test_a_producer_of_the_topic_is_asked_on_its_stream_and_its_answer_counts(
     assert end(producer, command.transaction_id, pb.COMMIT) == pb.OK
     client.heartbeat()
     assert client.receive().bodies == [b"half"]
+
+
+@pytest.mark.behaviour("GS-41")
+def test_messages_of_higher_priority_come_first(rig: GrpcRig, client: GrpcClient) -> None:
+    rig.put_topic(kind="PRIORITY", queues=3)
+    for priority in (1, 0, 2, 99):
+        send(rig, b"%d" % priority, priority=priority)
+    assert client.receive().bodies == [b"2", b"99", b"1", b"0"]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from rocketmq_py.broker.grpc.context import GrpcProxyError, ProxyContext, check_group, check_topic, ok
+from rocketmq_py.broker.topic_attributes import MESSAGE_TYPE
 from rocketmq_py.broker.topic_config import TopicConfig, TopicConfigManager
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.codes import MASTER_ID, PermName
 
 _READ_WRITE = PermName.READ | PermName.WRITE
-
-MESSAGE_TYPE = "message.type"
-"""Attribute of a topic: the only kind of messages that it takes. Source: TopicAttributes."""
 
 ALL_QUEUES = -1
 """The queue of an assignment that means all of a broker's."""
