@@ -159,7 +159,7 @@ class ConsumeMessageConcurrentlyService:
             return
         queue.finished.extend(msgs)
         stats.note_success(self._now_ms() - begin_ms << NOTED_MSGS_BITS | len(msgs))
-        if not self._backlog():
+        if not self._backlog() and not queue.dropped:
             queue.settle()
 
     def _settle(self, queue: ProcessQueue, mq: MessageQueue) -> None:

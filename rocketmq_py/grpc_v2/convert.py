@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from rocketmq_py.errors import ProtocolError, RocketMQError
@@ -21,6 +22,8 @@ from rocketmq_py.model.retry_policy import ConsumerTerms, ProducerTerms, RetryPo
 from rocketmq_py.model.subscription import SQL92, SubscriptionData
 
 _NO_HOST = pack_host(("0.0.0.0", 0))  # noqa: S104 - a value, nothing is bound
+
+_HOSTS_CACHE_COUNT = 256
 
 # Properties of the half message that say nothing to a consumer; the proxy leaves them among the user's.
 _HIDDEN = ("__transactionId__", "TRANSACTION_CHECK_TIMES", "CHECK_IMMUNITY_TIME_IN_SECONDS")
@@ -114,6 +117,7 @@ def _ms(moment: Any) -> int:
     return seconds * 1000 + nanos // 1_000_000
 
 
+@lru_cache(_HOSTS_CACHE_COUNT)  # reading an address costs as much as all the rest of a message
 def _packed(text: str) -> bytes:
     """A host as the head of a message has it; one that says nothing when it is unreadable."""
     host, separator, port = text.rpartition(":")

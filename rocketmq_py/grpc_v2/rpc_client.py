@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import grpc
+import grpc.experimental
 from google.protobuf.message import Message
 
 from rocketmq_py.errors import ConnectError, RocketMQError
@@ -22,6 +23,8 @@ OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),  # every client has connections of its own
+    # The thread that reads a stream waits for it itself, instead of being woken by gRPC's for each message.
+    (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
     # A proxy ends connections that are pinged more often than every 5 minutes.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 30_000),

@@ -1,8 +1,8 @@
 """A whole broker on a disk that fails or loses power, its clients, and what they know afterwards.
 
-Clients send, delay, consume, send back, commit and pop, time passes, old messages go; the broker, its store and the
-disk are real, the clock and the thread are not. ``Known`` outlives the broker: ``check`` compares it with what another
-broker, opened on what is left, has.
+Clients send, delay, consume, send back, commit, pop and decide transactions, time passes, old messages go; the broker,
+its store and the disk are real, the clock and the thread are not. ``Known`` outlives the broker: ``check`` compares it
+with what another broker, opened on what is left, has.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.message_codec import decode_message_id
 from rocketmq_py.remoting.pop_api import pop_result
 from rocketmq_py.testing import ManualClock
 from tests.unit.broker_pop_support import ACK, POP, Call, pop_fields
 from tests.unit.broker_rig import GROUP, Client, Rig, messages
 
-PLAIN, LATER, POPPED = "plain", "later", "popped"
+PLAIN, LATER, POPPED, DECIDED = "plain", "later", "popped", "decided"
 POPPERS = "poppers"
 INVISIBLE_MS = 10_000
+COMMIT, ROLLBACK = 8, 12
 RETRY = f"%RETRY%{GROUP}"
+TOPICS = {PLAIN: 2, LATER: 1, POPPED: 1, DECIDED: 1}
 QUEUES = [(PLAIN, 0), (PLAIN, 1), (LATER, 0), (RETRY, 0)]
 RESERVED_MS = 60_000
 LONGEST_DELAY_MS = 5_000
@@ -48,6 +51,8 @@ class Known:
         finished: offsets of a queue that were consumed, or whose sending back was acknowledged.
         to_pop: bodies of the topic that is popped, and when they were acknowledged.
         popped: those of them that were popped and finished: the broker said that it knows.
+        decided: by the body of a half message, its end and when that was acknowledged.
+        commits: bodies of half messages that somebody wanted to commit.
     """
 
     stored: dict[tuple[str, int, int], tuple[bytes, int]] = field(default_factory=dict)
@@ -57,6 +62,8 @@ class Known:
     finished: dict[tuple[str, int], set[int]] = field(default_factory=lambda: defaultdict(set))
     to_pop: dict[bytes, int] = field(default_factory=dict)
     popped: set[bytes] = field(default_factory=set)
+    decided: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    commits: set[bytes] = field(default_factory=set)
 
 
 class Member(Client):
@@ -103,12 +110,12 @@ class Life:
         self._next = dict.fromkeys(QUEUES, 0)
         self._failed: list[tuple[tuple[str, int], MessageExt]] = []
         self._popped: list[tuple[int, MessageExt]] = []
+        self._halves: list[tuple[bytes, RemotingCommand]] = []
 
     def turn(self) -> None:
         """Some requests at once, then everything that follows; then, perhaps, time passes."""
-        self._member.ask(17, _topic(PLAIN, 2))
-        self._member.ask(17, _topic(LATER, 1))
-        self._member.ask(17, _topic(POPPED, 1))
+        for topic, queues in TOPICS.items():
+            self._member.ask(17, _topic(topic, queues))
         self._member.heartbeat(**{PLAIN: "*", LATER: "*", RETRY: "*"})
         actions = [
             self._send,
@@ -122,6 +129,8 @@ class Life:
             self._send_to_pop,
             self._pop,
             self._finish_popped,
+            self._send_half,
+            self._end_transaction,
         ]
         for _ in range(self._chance.randint(1, 5)):
             self._chance.choice(actions)()
@@ -203,6 +212,30 @@ class Life:
         if self._clock.wall_ms() < when_ms + INVISIBLE_MS:  # else somebody else may have it by now
             self._member.request(ACK, _ack_fields(msg), self._acknowledged(note))
 
+    def _send_half(self) -> None:
+        body = self._body()
+        fields = _message(DECIDED, 0, "UNIQ_KEY\1id\2TRAN_MSG\1true\2PGROUP\1p")
+        note = self._acknowledged(lambda answer: self._halves.append((body, answer)))
+        self._member.request(310, {**fields, "f": 4, "g": self._clock.wall_ms()}, note, body)
+
+    def _end_transaction(self) -> None:
+        if not self._halves:
+            return
+        body, sent = self._halves.pop(self._chance.randrange(len(self._halves)))
+        outcome = self._chance.choice([COMMIT, COMMIT, ROLLBACK])
+        if outcome == COMMIT:
+            self._known.commits.add(body)
+
+        def note(answer: RemotingCommand) -> None:
+            self._known.decided[body] = outcome, self._clock.wall_ms()
+
+        fields: dict[str, object] = {
+            "producerGroup": "p", "tranStateTableOffset": sent.ext_fields["queueOffset"],
+            "commitLogOffset": decode_message_id(sent.ext_fields["msgId"])[2], "commitOrRollback": outcome,
+            "fromTransactionCheck": "false", "msgId": "id",
+        }  # fmt: skip
+        self._member.request(37, fields, self._acknowledged(note))
+
     def _send_back(self) -> None:
         if not self._failed:
             return
@@ -231,9 +264,9 @@ def check(directory: Path, known: Known, clock: ManualClock) -> None:
     """Open what is left: what clients know must be so. ``known`` then has what else is there, too."""
     with closing(Rig(directory, "1s 2s 5s", clock=clock, reserved_ms=RESERVED_MS)) as rig:
         log, client = rig.controller.commit_log, rig.client()
-        for topic, queues in ((PLAIN, 2), (LATER, 1), (POPPED, 1)):
+        for topic, queues in TOPICS.items():
             assert client.ask(17, _topic(topic, queues)).code == 0
-        client.heartbeat(**{PLAIN: "*", LATER: "*", RETRY: "*"})
+        client.heartbeat(**{PLAIN: "*", LATER: "*", RETRY: "*", DECIDED: "*"})
         for queue in QUEUES:
             told = client.ask(14, {"consumerGroup": GROUP, "topic": queue[0], "queueId": queue[1]})
             committed = int(told.ext_fields["offset"]) if told.code == 0 else 0
@@ -257,6 +290,11 @@ def check(directory: Path, known: Known, clock: ManualClock) -> None:
         for queue, bodies in found.items():
             for offset, stored in bodies.items():
                 known.stored.setdefault((*queue, offset), stored)
+        ended = Counter([body for body, _ in _read(client, log.min_offset(_key((DECIDED, 0))), (DECIDED, 0)).values()])
+        assert not ended or max(ended.values()) == 1
+        assert {*ended} <= known.commits
+        for body, (outcome, told_ms) in known.decided.items():
+            assert outcome == ROLLBACK or body in ended or told_ms < young_ms
         _check_popped(rig, client, known, young_ms)
         answer = client.send(b"goes on", PLAIN)
         assert answer.code == 0

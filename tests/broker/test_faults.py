@@ -77,6 +77,7 @@ def test_power_cuts_cost_a_working_broker_nothing_that_clients_were_told(tmp_pat
     assert sum(map(len, known.finished.values())) > 20
     assert known.delayed
     assert len(known.popped) > 10
+    assert len(known.decided) > 5
     assert known.sent_back
 
 

@@ -27,11 +27,10 @@ from rocketmq_py import (
     SimpleConsumer,
     TransactionMQProducer,
 )
-from rocketmq_py.consumer.stats import Event
 from rocketmq_py.model.results import Messages
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import SendBodies, StartConsumer
-from tests.conformance.servers import GRPC_SERVERS, ApacheProxyGrpc, EmbeddedGrpc, Server
+from tests.conformance.servers import GRPC_SERVERS, ApacheProxyGrpc, Server
 
 pytestmark = pytest.mark.parametrize("server", GRPC_SERVERS, indirect=True)
 
@@ -231,27 +230,3 @@ def test_a_committed_transaction_is_delivered_and_one_rolled_back_is_not(
             collector.wait_for_bodies([b"asked"], 120)
             assert orders.checked == [b"asked"]
     assert b"ROLLBACK_MESSAGE" not in collector.bodies()
-
-
-def test_after_a_crash_of_the_proxy_consumption_goes_on_by_itself(
-    server: ApacheProxyGrpc | EmbeddedGrpc, send: SendBodies, start_consumer: StartConsumer
-) -> None:
-    topic, group = server.topic(), server.group()
-    collector = Collector()
-    consumer = start_consumer(group, topic, collector)
-    before = send(topic, 100)
-    collector.wait_for_bodies(before)
-    during = [b"while it is gone %d" % number for number in range(100)]
-
-    def send_around() -> None:
-        with DefaultMQProducer("around", namesrv_addr=server.cluster.namesrv_addr) as producer:
-            producer.send([Message(topic, body) for body in during])
-
-    server.kill_grpc()
-    if isinstance(server, ApacheProxyGrpc):  # the broker lives
-        send_around()
-    eventually(lambda: consumer.counters()[Event.PULL_FAILED] > 0, 30, "noticed")
-    server.start_grpc()
-    if isinstance(server, EmbeddedGrpc):
-        send_around()
-    collector.wait_for_bodies(during, 60)
