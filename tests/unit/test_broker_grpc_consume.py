@@ -12,7 +12,7 @@ import pytest
 
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.message import MessageExt
-from tests.unit.broker_rig import GROUP, TOPIC, messages
+from tests.unit.broker_rig import GROUP, TOPIC, body_of, messages
 from tests.unit.grpc_rig import GrpcClient, GrpcRig, message
 
 
@@ -375,6 +375,47 @@ def test_what_a_crashed_consumer_holds_goes_to_others_after_a_grace(rig: GrpcRig
     polling = other.receive()
     rig.loop.advance(10_000)
     assert polling.bodies == [b"1"]
+
+
+# What is told of them.
+
+
+def status(rig: GrpcRig) -> tuple[str, int]:
+    """How the only message stands for the group: status and attempt."""
+    (found,) = body_of(rig.client().ask(901002, {"msgId": "1"}))["messages"]
+    (of,) = found["groups"]
+    return of["status"], of["attempt"]
+
+
+@pytest.mark.behaviour("SM-14")
+def test_what_has_left_for_a_client_is_delivered_until_its_consumer_says_otherwise(tmp_path: Path) -> None:
+    rig = GrpcRig(tmp_path, message_status=True)
+    rig.put_topic()
+    client, other = rig.grpc_client(), rig.grpc_client("other")
+    for each in (client, other):
+        each.settings(each.consumer_settings())
+    send(rig, b"1")
+    polling = client.receive()
+    assert status(rig) == ("TCP", 1)
+    polling.leave()
+    for _ in range(12):
+        rig.loop.advance(10_000)
+        client.heartbeat()
+        other.heartbeat()
+    assert status(rig) == ("TCS", 1), "a lease that the server renews says nothing of the message"
+    client.terminate()
+    rig.loop.advance(2_500)
+    assert status(rig) == ("CL", 1)
+    polling = other.receive()
+    polling.lose(2)
+    assert status(rig) == ("TCF", 2)
+    rig.loop.advance(2_500)
+    polling = other.receive()
+    polling.leave()
+    assert status(rig) == ("TCS", 2), "what did not leave was no attempt"
+    other.ack(*polling.messages)
+    assert status(rig) == ("CS", 2)
+    rig.close()
 
 
 # Order.
