@@ -486,6 +486,26 @@ def test_what_is_done_of_an_ordered_batch_does_not_come_again_with_what_failed(
     assert ordered.receive().bodies == [b"4"]
 
 
+@pytest.mark.behaviour("GS-26")
+def test_what_is_done_of_a_longer_batch_does_not_come_again_behind_a_shorter_one(
+    rig: GrpcRig, ordered: GrpcClient
+) -> None:
+    send(rig, b"1", b"2", b"3", b"4", message_group="g")
+    one, two, three, four = ordered.receive().messages
+    ordered.ack(two, four)
+    for each in (one, three):
+        ordered.change(each, 0)
+    rig.loop.advance(10)
+    rig.reopen()
+    client = rig.grpc_client()
+    client.settings(client.consumer_settings())
+    for body in (b"1", b"3"):
+        (again,) = client.receive(batch=1).messages
+        assert again.body == body
+        assert client.ack(again).status.code == pb.OK
+    assert not client.receive().is_over
+
+
 @pytest.mark.behaviour("GS-25")
 def test_a_dead_ordered_message_lets_its_queue_go_on(rig: GrpcRig, ordered: GrpcClient) -> None:
     send(rig, b"1", b"2", message_group="g")
