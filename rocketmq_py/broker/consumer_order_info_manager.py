@@ -42,6 +42,7 @@ class OrderInfo:
         consumed_count: by offset, how often an earlier attempt got it; only those above 0.
         acked: indexes of the offsets that are done.
         suspended: offsets whose coming back is no attempt.
+        done_behind: offsets behind the batch that are done: an earlier batch was longer.
     """
 
     attempt_id: str | None
@@ -53,6 +54,7 @@ class OrderInfo:
     consumed_count: dict[int, int] = field(default_factory=dict)
     acked: list[int] = field(default_factory=list)
     suspended: list[int] = field(default_factory=list)
+    done_behind: list[int] = field(default_factory=list)
 
     def visible_ms(self) -> list[int]:
         """When each message that is not done comes back."""
@@ -101,8 +103,10 @@ class ConsumerOrderInfoManager:
         info = OrderInfo(attempt_id, pop_ms, invisible_ms, list(offsets), self._clock.wall_ms())
         previous = self._table.get(key)
         if previous is not None:
-            done = {previous.offsets[index] for index in previous.acked} if skip_done else ()
-            info.acked = [index for index, offset in enumerate(info.offsets) if offset in done]
+            if skip_done:
+                done = {previous.offsets[index] for index in previous.acked}.union(previous.done_behind)
+                info.acked = [index for index, offset in enumerate(info.offsets) if offset in done]
+                info.done_behind = sorted(offset for offset in done if offset > info.offsets[-1])
             if attempt_id is not None and previous.attempt_id == attempt_id:
                 info.consumed_count = previous.consumed_count
             else:

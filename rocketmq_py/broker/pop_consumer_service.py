@@ -487,11 +487,20 @@ class PopConsumerService:
         return writes
 
     def change_invisible_time(
-        self, group: str, topic: str, receipt: ExtraInfo, invisible_ms: int, stored: Stored, *, suspend: bool = False
+        self,
+        group: str,
+        topic: str,
+        receipt: ExtraInfo,
+        invisible_ms: int,
+        stored: Stored,
+        *,
+        suspend: bool = False,
+        put_off: bool = True,
     ) -> ExtraInfo:
         """A message comes back after so many ms from now on, if it is not acknowledged before; its new receipt.
 
-        With ``suspend``, that it comes back does not count as a failed delivery.
+        With ``suspend``, that it comes back does not count as a failed delivery. Without ``put_off`` it is not its
+        consumer who wants it later, and its status stays.
 
         Raises:
             BrokerError: it is not leased by this receipt (any more).
@@ -505,7 +514,8 @@ class PopConsumerService:
                 OrderKey(*place), receipt.queue_offset, receipt.pop_time, now_ms + invisible_ms, suspend
             )
             self._await_lock_free(OrderKey(*place))
-            self._statuses.put_off(group, QueueKey(topic, receipt.queue_id), receipt.queue_offset)
+            if put_off:
+                self._statuses.put_off(group, QueueKey(topic, receipt.queue_id), receipt.queue_offset)
             self._commit_log.write([write] if write else [], stored)
             return receipt._replace(invisible_time=now_ms + invisible_ms - receipt.pop_time)
         if not self._is_leased(place, receipt):
@@ -515,7 +525,8 @@ class PopConsumerService:
                 "receipt: it was acknowledged, put off, or its time was over and it comes again",
             )
         row = self._lease(place, receipt.queue_offset, now_ms, invisible_ms, 0, invisible_ms, suspended=suspend)
-        self._statuses.put_off(group, QueueKey(topic, receipt.queue_id), receipt.queue_offset)
+        if put_off:
+            self._statuses.put_off(group, QueueKey(topic, receipt.queue_id), receipt.queue_offset)
         self._commit_log.write([put_leases([row])], stored)
         self._await_revival()
         return receipt._replace(pop_time=now_ms, invisible_time=invisible_ms)

@@ -260,6 +260,7 @@ class ConsumeMessageConcurrentlyService:
         for mq, queue in self._windows():
             head = queue.head()
             for _ in range(min(head.behind + 1 if head else 0, EXPIRED_PER_SWEEP_MAX)):
+                queue.settle()  # sending back takes its time: what is finished meanwhile must not come again
                 head = queue.head()
                 if head is None or head.consuming_ms is None or head.consuming_ms <= self._consume_timeout_ms:
                     break

@@ -17,6 +17,9 @@ from rocketmq_py.broker.embedded_broker import EmbeddedBroker
 from rocketmq_py.errors import ConnectError
 from rocketmq_py.grpc_v2.methods import METHODS
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
+from rocketmq_py.model.message_status import MessageStatus
+from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+from rocketmq_py.remoting.message_status_bodies import Cursor
 from tests.conformance.collector import eventually
 
 TOPIC = "topic"
@@ -25,7 +28,7 @@ GROUP = "group"
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(tmp_path_factory.mktemp("data"), grpc_port=0) as running:
+    with EmbeddedBroker(tmp_path_factory.mktemp("data"), grpc_port=0, message_status=True) as running:
         yield running
 
 
@@ -155,6 +158,21 @@ def test_a_poll_ends_when_its_message_comes(broker: EmbeddedBroker, client: Clie
     send(broker, topic, b"second")
     polling.join(30)
     assert found == [b"second"]
+
+
+@pytest.mark.behaviour("SM-14")
+def test_the_messages_of_a_poll_are_delivered_when_it_has_ended(
+    broker: EmbeddedBroker, client: Client, topic: str
+) -> None:
+    list(client.receive(topic))
+    with DefaultMQAdminExt(namesrv_addr=broker.namesrv_addr) as admin:
+        (address,) = admin.master_addresses().values()
+
+        def is_delivered() -> bool:
+            found = admin.api.messages_with_status(address, GROUP, MessageStatus.TO_CONSUMER_SUCCESS, 100, Cursor())
+            return topic in {message.topic for message in found.messages}
+
+        eventually(is_delivered, 30, "the message counts as delivered")
 
 
 @pytest.mark.behaviour("GS-28")

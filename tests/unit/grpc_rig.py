@@ -221,9 +221,16 @@ class Polling:
         if self._call is not None:
             self._call.cancel()
 
+    def leave(self) -> None:
+        """All frames have left."""
+        assert self._call is not None
+        self._call.tell_written(True)
+
     def lose(self, count: int) -> None:
         """The last frames could not be written."""
         self._receives.undelivered(self._request, self.frames[-count:])
+        assert self._call is not None
+        self._call.tell_written(False)
 
 
 def message(body: bytes = b"body", topic: str = TOPIC, message_id: str = "id", **system: Any) -> pb.Message:

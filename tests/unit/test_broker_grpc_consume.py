@@ -12,7 +12,7 @@ import pytest
 
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.message import MessageExt
-from tests.unit.broker_rig import GROUP, TOPIC, messages
+from tests.unit.broker_rig import GROUP, TOPIC, body_of, messages
 from tests.unit.grpc_rig import GrpcClient, GrpcRig, message
 
 
@@ -377,6 +377,47 @@ def test_what_a_crashed_consumer_holds_goes_to_others_after_a_grace(rig: GrpcRig
     assert polling.bodies == [b"1"]
 
 
+# What is told of them.
+
+
+def status(rig: GrpcRig) -> tuple[str, int]:
+    """How the only message stands for the group: status and attempt."""
+    (found,) = body_of(rig.client().ask(901002, {"msgId": "1"}))["messages"]
+    (of,) = found["groups"]
+    return of["status"], of["attempt"]
+
+
+@pytest.mark.behaviour("SM-14")
+def test_what_has_left_for_a_client_is_delivered_until_its_consumer_says_otherwise(tmp_path: Path) -> None:
+    rig = GrpcRig(tmp_path, message_status=True)
+    rig.put_topic()
+    client, other = rig.grpc_client(), rig.grpc_client("other")
+    for each in (client, other):
+        each.settings(each.consumer_settings())
+    send(rig, b"1")
+    polling = client.receive()
+    assert status(rig) == ("TCP", 1)
+    polling.leave()
+    for _ in range(12):
+        rig.loop.advance(10_000)
+        client.heartbeat()
+        other.heartbeat()
+    assert status(rig) == ("TCS", 1), "a lease that the server renews says nothing of the message"
+    client.terminate()
+    rig.loop.advance(2_500)
+    assert status(rig) == ("CL", 1)
+    polling = other.receive()
+    polling.lose(2)
+    assert status(rig) == ("TCF", 2)
+    rig.loop.advance(2_500)
+    polling = other.receive()
+    polling.leave()
+    assert status(rig) == ("TCS", 2), "what did not leave was no attempt"
+    other.ack(*polling.messages)
+    assert status(rig) == ("CS", 2)
+    rig.close()
+
+
 # Order.
 
 
@@ -443,6 +484,26 @@ def test_what_is_done_of_an_ordered_batch_does_not_come_again_with_what_failed(
     send(rig, b"4", message_group="g")
     assert ordered.ack(again).status.code == pb.OK
     assert ordered.receive().bodies == [b"4"]
+
+
+@pytest.mark.behaviour("GS-26")
+def test_what_is_done_of_a_longer_batch_does_not_come_again_behind_a_shorter_one(
+    rig: GrpcRig, ordered: GrpcClient
+) -> None:
+    send(rig, b"1", b"2", b"3", b"4", message_group="g")
+    one, two, three, four = ordered.receive().messages
+    ordered.ack(two, four)
+    for each in (one, three):
+        ordered.change(each, 0)
+    rig.loop.advance(10)
+    rig.reopen()
+    client = rig.grpc_client()
+    client.settings(client.consumer_settings())
+    for body in (b"1", b"3"):
+        (again,) = client.receive(batch=1).messages
+        assert again.body == body
+        assert client.ack(again).status.code == pb.OK
+    assert not client.receive().is_over
 
 
 @pytest.mark.behaviour("GS-25")

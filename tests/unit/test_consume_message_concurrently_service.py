@@ -592,6 +592,26 @@ def test_an_expired_message_that_cannot_be_sent_back_stays_and_is_tried_once_per
 
 
 @pytest.mark.behaviour("CC-08")
+@pytest.mark.behaviour("CC-17")
+def test_what_is_finished_while_a_sweep_sends_another_message_back_is_not_sent_back() -> None:
+    class Broker(FakeBroker):
+        def send_message_back(
+            self, group: str, msg: MessageExt, delay_level: int, max_reconsume_times: int, timeout_ms: int
+        ) -> None:
+            super().send_message_back(group, msg, delay_level, max_reconsume_times, timeout_ms)
+            core.window.finished.append(behind)  # its listener ends now, and others wait for a thread
+
+    core = Consuming(broker=Broker())
+    core.pool.held = True
+    _, behind = core.consume(0, 1)
+    core.window.begin_consume(messages(0, 1))
+    core.clock.advance(TIMEOUT_MS + 1)
+    core.service.clean_expired_messages()
+    assert [msg.queue_offset for msg, _ in core.broker.sent_back] == [0]
+    assert core.unfinished == []
+
+
+@pytest.mark.behaviour("CC-08")
 def test_the_sweep_runs_every_consume_timeout_minutes_so_expiry_takes_one_to_two_of_them() -> None:
     core = Consuming(consume_timeout=1)
     core.service.start()

@@ -221,7 +221,7 @@ class ReceiptHandleManager:
     def _renew(self, held: HeldMessage, lease: _Lease) -> None:
         step_ms = RENEW_STEPS_MS[min(lease.renewals, len(RENEW_STEPS_MS) - 1)]
         try:
-            lease.info = self._change(Receipt(held, lease.info, None), step_ms, _ignore)
+            lease.info = self._change(Receipt(held, lease.info, None), step_ms, _ignore, put_off=False)
         except RocketMQError as error:
             lease.failures += 1
             if lease.failures >= RENEW_FAILURES_MAX:
@@ -233,23 +233,28 @@ class ReceiptHandleManager:
 
     def _let_go(self, held: HeldMessage, lease: _Lease, delay_ms: int) -> None:
         del self._leases[held]
-        self._change_or_note(Receipt(held, lease.info, None), delay_ms, suspend=False)
+        self._change_or_note(Receipt(held, lease.info, None), delay_ms)
 
     def put_back(self, receipt: Receipt) -> None:
         """A message did not reach its consumer: it comes again soon, and that does not count as an attempt."""
         self._leases.pop(receipt.held, None)
-        self._change_or_note(receipt, CLEAR_INVISIBLE_MS, suspend=True)
+        self._change_or_note(receipt, CLEAR_INVISIBLE_MS, suspend=True, put_off=False)
 
-    def _change_or_note(self, receipt: Receipt, invisible_ms: int, *, suspend: bool) -> None:
+    def _change_or_note(
+        self, receipt: Receipt, invisible_ms: int, *, suspend: bool = False, put_off: bool = True
+    ) -> None:
         try:
-            self._change(receipt, invisible_ms, _ignore, suspend=suspend)
+            self._change(receipt, invisible_ms, _ignore, suspend=suspend, put_off=put_off)
         except RocketMQError as error:
             _log.warning("%s comes again only when its time is over: %s", receipt.held, error)
 
-    def _change(self, receipt: Receipt, invisible_ms: int, stored: Stored, *, suspend: bool = False) -> ExtraInfo:
+    def _change(
+        self, receipt: Receipt, invisible_ms: int, stored: Stored, *, suspend: bool = False, put_off: bool = True
+    ) -> ExtraInfo:
         info = self._pop_service.change_invisible_time(
-            receipt.held.group, receipt.real_topic, receipt.info, invisible_ms, stored, suspend=suspend
-        )
+            receipt.held.group, receipt.real_topic, receipt.info, invisible_ms, stored, suspend=suspend,
+            put_off=put_off,
+        )  # fmt: skip
         return info._replace(ck_queue_offset=info.queue_offset)  # a batch of its own from here on
 
 

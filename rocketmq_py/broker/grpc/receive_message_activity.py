@@ -53,6 +53,16 @@ class Polling:
 
     def __init__(self, pops: PopMessageProcessor) -> None:
         self._pops = pops
+        self._result: PopResult | None = None
+
+    def answered(self, result: PopResult) -> None:
+        """This is what it found."""
+        self._result = result
+
+    def tell_written(self, written: bool) -> None:
+        """Whether all that it found has left for the client; after what did not leave was put back."""
+        if self._result is not None:
+            self._result.tell_written(written)
 
     def cancel(self) -> None:
         """Its client does not wait any more. Messages that are under way come all the same."""
@@ -131,6 +141,7 @@ class ReceiveMessageActivity:
             if code == ResponseCode.POLLING_FULL:
                 refused(BrokerError(code, "too many polls wait already"))
                 return
+            polling.answered(result)
             messages = self._delivered(context, request, subscription, result)
             done(self._frames(ok() if messages else _nothing(), messages))
 

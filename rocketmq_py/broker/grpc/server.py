@@ -166,6 +166,8 @@ class _Edge:
                 reply.set_result(frames)
             else:  # cancelled meanwhile
                 receives.undelivered(request, frames)
+                if polling is not None:
+                    polling.tell_written(False)
 
         try:
             try:
@@ -176,11 +178,15 @@ class _Edge:
             for frame in await reply:
                 await call_context.write(frame)
                 written += 1
+            if polling is not None:
+                polling.tell_written(True)
         except BaseException:
             if polling is not None:
                 polling.cancel()
             if reply.done() and not reply.cancelled():
                 receives.undelivered(request, reply.result()[written:])
+                if polling is not None:
+                    polling.tell_written(False)
             raise
 
     async def telemetry(self, commands: AsyncIterator[pb.TelemetryCommand], call_context: Any) -> None:
