@@ -230,6 +230,14 @@ def test_a_handle_that_is_none_is_told_to_be_none(rig: GrpcRig, client: GrpcClie
 
 
 @pytest.mark.behaviour("GS-18")
+def test_a_handle_with_much_behind_it_is_none_of_ours(rig: GrpcRig, client: GrpcClient) -> None:
+    send(rig, b"1")
+    got = message()
+    got.system_properties.receipt_handle = f"0 {rig.clock.wall_ms()} 60000 0 0 broker-a 0 0 0 " + "x" * 10_000
+    assert client.ack(got).status.code == pb.INVALID_RECEIPT_HANDLE, "it would be remembered"
+
+
+@pytest.mark.behaviour("GS-18")
 def test_a_handle_whose_time_is_over_counts_no_more(rig: GrpcRig, client: GrpcClient) -> None:
     send(rig, b"1")
     (got,) = client.receive(invisible_ms=10_000).messages
