@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import threading
 import time
@@ -223,6 +224,18 @@ def test_redis_is_given_as_a_client_or_by_its_url(
 
 
 @pytest.mark.behaviour("ID-06")
+@pytest.mark.parametrize(("more", "timeout_s"), [("", 5), ("?socket_timeout=0.2", 0.2)])
+def test_a_redis_that_says_nothing_fails_the_claim(more: str, timeout_s: float) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}/0{more}")
+        pool = store._redis.connection_pool.connection_kwargs
+        assert pool["socket_timeout"] == timeout_s
+        pool.update(socket_timeout=0.2)
+        with pytest.raises(redis.exceptions.TimeoutError):
+            store.claim(["a"])
+        store.close()
+
+
 def test_a_redis_that_is_gone_fails_the_claim(tmp_path: Path) -> None:
     with pytest.raises(redis.ConnectionError):
         RedisStore(f"unix://{tmp_path}/nobody.sock").claim(["a"])
