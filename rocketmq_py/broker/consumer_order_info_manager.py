@@ -147,6 +147,13 @@ class ConsumerOrderInfoManager:
             info.acked.append(index)
         return info.next_offset(), _stored(key, info)
 
+    def is_held(self, key: OrderKey, offset: int, pop_ms: int) -> bool:
+        """Whether a message is of the last batch, as it was popped then, and not done."""
+        info = self._table.get(key)
+        if info is None or pop_ms != info.pop_ms or offset not in info.offsets:
+            return False
+        return info.offsets.index(offset) not in info.acked
+
     def update_next_visible_time(
         self, key: OrderKey, offset: int, pop_ms: int, next_visible_ms: int, suspend: bool = False
     ) -> Write | None:

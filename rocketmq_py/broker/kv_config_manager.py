@@ -14,6 +14,8 @@ _KIND = "kv config"
 
 ENTRIES_MAX = 10_000
 VALUE_MAX_CHARACTERS = 65_536
+CHARACTERS_MAX = 16 * 1024 * 1024
+"""Of all entries together, with their names: they are in memory, and a namespace is one answer."""
 
 
 class KVConfigManager:
@@ -25,6 +27,7 @@ class KVConfigManager:
         for name, value in store.settings.settings(_KIND).items():
             namespace, key = json.loads(name)
             self._table[namespace, key] = value
+        self._characters = sum([_size(place, value) for place, value in self._table.items()])
 
     def get(self, namespace: str, key: str) -> str | None:
         """A text, None when there is none."""
@@ -46,10 +49,26 @@ class KVConfigManager:
             )
         if (namespace, key) not in self._table and len(self._table) >= ENTRIES_MAX:
             raise BrokerError(ResponseCode.SYSTEM_BUSY, f"there are {ENTRIES_MAX} entries, the most that are kept")
+        was = self._size_of(namespace, key)
+        grown = self._characters - was + _size((namespace, key), value)
+        if grown > max(CHARACTERS_MAX, self._characters):  # an older version may have kept more
+            raise BrokerError(
+                ResponseCode.SYSTEM_BUSY, f"the entries would have {grown} characters, {CHARACTERS_MAX} are kept"
+            )
+        self._characters = grown
         self._table[namespace, key] = value
         self._commit_log.write([put_setting(_KIND, json.dumps([namespace, key]), value)], stored)
 
     def delete(self, namespace: str, key: str, stored: Stored) -> None:
         """Forget a text."""
+        self._characters -= self._size_of(namespace, key)
         self._table.pop((namespace, key), None)
         self._commit_log.write([delete_setting(_KIND, json.dumps([namespace, key]))], stored)
+
+    def _size_of(self, namespace: str, key: str) -> int:
+        value = self._table.get((namespace, key))
+        return 0 if value is None else _size((namespace, key), value)
+
+
+def _size(place: tuple[str, str], value: str) -> int:
+    return sum(map(len, place)) + len(value)

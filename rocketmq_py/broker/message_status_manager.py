@@ -58,7 +58,7 @@ HISTORY_MAX_COUNT = 2_000_000
 """Rows of the history; older ones are forgotten."""
 
 RETRIES_PASSED_MAX_COUNT = 10_000
-"""Retried messages that are looked at when a committed offset passes them."""
+"""Retried messages that are looked at when a committed offset passes them, or when a member acknowledges them."""
 
 SLICE_COUNT = 32
 """Retried messages that are read in one go: others must not wait long behind them."""
@@ -212,6 +212,7 @@ class MessageStatusManager:
 
     def acknowledged(self, group: str, spans: Iterable[tuple[QueueKey, int, int]]) -> None:
         """A consumer has consumed messages: queue, first offset, one past the last."""
+        left = RETRIES_PASSED_MAX_COUNT  # of all spans together: they may be many, and the same
         for key, first, end in spans:
             at, end_at = max(first, self._commit_log.min_offset(key)), min(end, self._commit_log.max_offset(key))
             if at >= end_at or not self._is_kept(group, key):
@@ -219,10 +220,11 @@ class MessageStatusManager:
             if not _is_retry(key.topic):
                 self._apply(Fact.ACKNOWLEDGED, group, [(key, at, end_at)])
                 continue
-            at = max(at, end_at - RETRIES_PASSED_MAX_COUNT)
+            at = max(at, end_at - left)
             while rows := self._read(key, at, min(SLICE_COUNT, end_at - at)) if at < end_at else []:
                 self._apply(Fact.ACKNOWLEDGED, group, self._places(group, key, rows))
                 at += len(rows)
+                left -= len(rows)
 
     def passed(self, group: str, key: QueueKey, before: int, offset: int) -> None:
         """A member commits an offset; ``before``: the one committed until now, -1 for none."""

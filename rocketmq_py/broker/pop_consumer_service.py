@@ -554,6 +554,13 @@ class PopConsumerService:
         lease = self._leases.get(place, {}).get(receipt.queue_offset)
         return lease is not None and lease.pop_ms == receipt.pop_time and lease.invisible_ms == receipt.invisible_time
 
+    def is_held(self, group: str, topic: str, receipt: ExtraInfo) -> bool:
+        """Whether a message is given out by this receipt, and neither done nor given back."""
+        if receipt.revive_queue_id == POP_ORDER_REVIVE_QUEUE:
+            key = OrderKey(group, topic, receipt.queue_id)
+            return self._orders.is_held(key, receipt.queue_offset, receipt.pop_time)
+        return self._is_leased(_Place(group, topic, receipt.queue_id), receipt)
+
     def has_message(self, group: str, key: QueueKey, *, order: bool, attempt_id: str | None) -> bool:
         """Whether a pop of a queue would find something, filters aside. Source: NotificationProcessor."""
         if order and self._orders.check_block(attempt_id, OrderKey(group, *key)):

@@ -9,6 +9,9 @@ from rocketmq_py.clock import SystemClock
 from rocketmq_py.errors import ConfigError, MissingExtraError
 from rocketmq_py.idempotence.store import CONSUMED_MS, CONSUMING_MS, KeyState, LeaseStore
 
+TIMEOUT_S = 5
+"""How long a Redis given by its URL may be silent, unless the URL says ``socket_timeout=``: a consume thread waits."""
+
 # One script each, because the look and the change must be one step. Clients may send both twice.
 _REDIS_TAKE = """
 local found = redis.call('GET', KEYS[1])
@@ -36,7 +39,8 @@ class RedisStore(LeaseStore):
     A claim and its mark are each one step there; they are as durable as that Redis is.
 
     Args:
-        redis: a ``redis.Redis``, which stays yours to close, or a URL such as ``redis://127.0.0.1:6379/0``.
+        redis: a ``redis.Redis``, which stays yours to close, or a URL such as ``redis://127.0.0.1:6379/0``; waits for
+            that end after 5 s unless it says ``?socket_timeout=``. Give your own client a ``socket_timeout``, too.
         prefix: put before every key; one per group.
         consuming_ms: how long a claim is believed in; longer than any listener call may take.
         consumed_ms: how long consumed keys are remembered.
@@ -93,4 +97,5 @@ def _redis_client(url: str) -> Any:
         import redis
     except ImportError:
         raise MissingExtraError("Redis needs the extra redis: pip install 'rocketmq-py[redis]'") from None
-    return redis.Redis.from_url(url)
+    # What the URL says comes first.
+    return redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)

@@ -112,10 +112,10 @@ class SqliteStore(LeaseStore):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.commit()
             except BaseException:
-                self._connection.rollback()
+                self._connection.rollback()  # a commit that failed leaves it open, for every later call
                 raise
-            self._connection.commit()
         finally:
             self._turn.release()
 

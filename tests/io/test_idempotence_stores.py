@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import threading
 import time
@@ -157,6 +158,35 @@ def test_a_store_that_fails_when_it_is_to_settle_does_not_undo_what_is_done(
 
 
 @pytest.mark.behaviour("ID-06")
+class _FailsToCommit:
+    """A connection whose first commit fails, as when a reader or a full disk is in its way."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._failures = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def commit(self) -> None:
+        if self._failures:
+            self._failures -= 1
+            raise sqlite3.OperationalError("database is locked")
+        self._connection.commit()
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "keys.db")
+    store._connection = _FailsToCommit(store._connection)  # type: ignore[assignment]
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        store.claim(["a"])
+    assert store.claim(["a"]).states == {"a": KeyState.CLAIMED}
+    other = SqliteStore(tmp_path / "keys.db")
+    assert other.claim(["a", "b"]).states == {"a": KeyState.CONSUMING, "b": KeyState.CLAIMED}
+    other.close()
+    store.close()
+
+
 def test_sqlite_forgets_expired_rows(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "keys.db", consumed_ms=1)
     for number in range(5):
@@ -194,6 +224,18 @@ def test_redis_is_given_as_a_client_or_by_its_url(
 
 
 @pytest.mark.behaviour("ID-06")
+@pytest.mark.parametrize(("more", "timeout_s"), [("", 5), ("?socket_timeout=0.2", 0.2)])
+def test_a_redis_that_says_nothing_fails_the_claim(more: str, timeout_s: float) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = RedisStore(f"redis://127.0.0.1:{silent.getsockname()[1]}/0{more}")
+        pool = store._redis.connection_pool.connection_kwargs
+        assert pool["socket_timeout"] == timeout_s
+        pool.update(socket_timeout=0.2)
+        with pytest.raises(redis.exceptions.TimeoutError):
+            store.claim(["a"])
+        store.close()
+
+
 def test_a_redis_that_is_gone_fails_the_claim(tmp_path: Path) -> None:
     with pytest.raises(redis.ConnectionError):
         RedisStore(f"unix://{tmp_path}/nobody.sock").claim(["a"])

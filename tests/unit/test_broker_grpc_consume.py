@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -215,10 +216,27 @@ def test_each_acknowledgement_of_a_request_has_its_own_result(rig: GrpcRig, clie
     assert client.ack().status.code == pb.BAD_REQUEST
 
 
+@pytest.mark.behaviour("GS-17")
+def test_the_time_of_an_acknowledgement_grows_with_its_entries_only(rig: GrpcRig, client: GrpcClient) -> None:
+    def took_s(count: int) -> float:
+        entries = [
+            pb.AckMessageEntry(receipt_handle=f"0 {rig.clock.wall_ms()} 60000 0 0 broker-a 0 {index} 0")
+            for index in range(count)
+        ]
+        group, topic = pb.Resource(name=GROUP), pb.Resource(name=TOPIC)
+        request = pb.AckMessageRequest(group=group, topic=topic, entries=entries)
+        began_s = time.thread_time()
+        assert client.begin("AckMessage", request)
+        return time.thread_time() - began_s
+
+    ratio = min(took_s(10_000) for _ in range(2)) / min(took_s(1_000) for _ in range(5))
+    assert ratio < 25, "ten times the entries"
+
+
 @pytest.mark.behaviour("GS-18")
 @pytest.mark.parametrize(
     "handle",
-    ["", "x", "0 1 2 3 4", "a b c d e f g h", "0 1 2 3 0 broker-b 0 0 1", "0 1 2 3 0 broker-a 7 0 1"],
+    ["", "x", "0 1 2 3 4", "a b c d e f g h", "0 1 2 3 0 broker-b 0 0 1", "0 1 2 3 0 broker-a 7 0 1", "0 " * 600],
 )
 def test_a_handle_that_is_none_is_told_to_be_none(rig: GrpcRig, client: GrpcClient, handle: str) -> None:
     got = message()
@@ -227,6 +245,14 @@ def test_a_handle_that_is_none_is_told_to_be_none(rig: GrpcRig, client: GrpcClie
     changed = client.change(got, 1_000)
     assert (changed.status.code, changed.receipt_handle) == (pb.INVALID_RECEIPT_HANDLE, handle)
     assert client.bury(got).code == pb.INVALID_RECEIPT_HANDLE
+
+
+@pytest.mark.behaviour("GS-18")
+def test_a_handle_with_much_behind_it_is_none_of_ours(rig: GrpcRig, client: GrpcClient) -> None:
+    send(rig, b"1")
+    got = message()
+    got.system_properties.receipt_handle = f"0 {rig.clock.wall_ms()} 60000 0 0 broker-a 0 0 0 " + "x" * 10_000
+    assert client.ack(got).status.code == pb.INVALID_RECEIPT_HANDLE, "it would be remembered"
 
 
 @pytest.mark.behaviour("GS-18")
@@ -299,6 +325,46 @@ def test_a_dead_message_moves_to_the_dead_letter_topic_once(rig: GrpcRig, client
     letter = buried.system_properties.dead_letter_queue
     assert (letter.topic, letter.message_id) == (TOPIC, "1")
     assert buried.system_properties.message_type == pb.NORMAL
+
+
+def settling(message: pb.Message) -> tuple[pb.ForwardMessageToDeadLetterQueueRequest, pb.AckMessageRequest]:
+    handle, group, topic = message.system_properties.receipt_handle, pb.Resource(name=GROUP), pb.Resource(name=TOPIC)
+    entry = pb.AckMessageEntry(receipt_handle=handle)
+    return (
+        pb.ForwardMessageToDeadLetterQueueRequest(group=group, topic=topic, receipt_handle=handle),
+        pb.AckMessageRequest(group=group, topic=topic, entries=[entry]),
+    )
+
+
+@pytest.mark.behaviour("GS-21")
+@pytest.mark.parametrize("orderly", [False, True])
+def test_calls_that_settle_a_message_at_once_settle_it_once_and_are_answered_when_that_is_stored(
+    rig: GrpcRig, client: GrpcClient, orderly: bool
+) -> None:
+    rig.put_group(consumeMessageOrderly=orderly)
+    send(rig, b"1")
+    (got,) = client.receive().messages
+    forward, ack = settling(got)
+    first, second = (client.begin("ForwardMessageToDeadLetterQueue", forward) for _ in range(2))
+    acked = client.begin("AckMessage", ack)
+    assert (first, second, acked) == ([], [], [])
+    rig.loop.run()
+    assert [each[0].status.code for each in (first, second, acked)] == [pb.OK] * 3
+    assert [each.body for each in dead(rig)] == [b"1"]
+
+
+@pytest.mark.behaviour("GS-21")
+@pytest.mark.parametrize("orderly", [False, True])
+def test_a_message_that_is_not_held_does_not_die(rig: GrpcRig, client: GrpcClient, orderly: bool) -> None:
+    rig.put_group(consumeMessageOrderly=orderly)
+    send(rig, b"1", b"2")
+    got, other = client.receive().messages
+    assert client.ack(got).status.code == pb.OK
+    rig.crash()  # who has what is in the store, which handles are over is not
+    again = rig.grpc_client()
+    assert again.bury(got).code == pb.INVALID_RECEIPT_HANDLE
+    assert again.bury(other).code == pb.OK
+    assert [each.body for each in dead(rig)] == [b"2"]
 
 
 @pytest.mark.behaviour("GS-22")

@@ -11,6 +11,7 @@ import pytest
 from rocketmq_py.broker import (
     consumer_manager,
     consumer_offset_manager,
+    kv_config_manager,
     pop_long_polling_service,
     producer_manager,
     pull_request_hold_service,
@@ -149,3 +150,19 @@ def test_locks_without_number_are_refused_and_old_ones_leave_room(
     clock.advance(200_000)
     assert locks.try_lock_batch("third", queues, "c") == {*queues[:3]}
     assert locks.entry_count == 3
+
+
+@pytest.mark.behaviour("LI-04")
+def test_texts_at_the_name_server_are_bounded_together(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kv_config_manager, "CHARACTERS_MAX", 100)
+
+    def ask(code: int, key: str, length: int = 0) -> int:
+        fields = {"namespace": "n", "key": key, "value": "x" * length}
+        return client.ask(code, fields, to=rig.controller.name_server).code
+
+    assert [ask(100, "a", 48), ask(100, "b", 48), ask(100, "c", 0)] == [0, 0, 2]
+    assert [ask(100, "a", 49), ask(100, "a", 46), ask(100, "c", 0)] == [2, 0, 0], "what is replaced makes room"
+    rig.reopen()
+    assert [ask(100, "d", 0), ask(102, "b"), ask(102, "b"), ask(100, "d", 48), ask(100, "e", 0)] == [2, 0, 0, 0, 2]

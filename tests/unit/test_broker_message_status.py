@@ -229,6 +229,29 @@ def test_an_acknowledgement_of_a_retried_message_is_one_of_its_origin_and_a_late
 
 
 @pytest.mark.behaviour("SM-07")
+def test_an_acknowledgement_reads_no_more_retried_messages_than_the_bound_says(
+    rig: StatusRig, client: StatusClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rocketmq_py.broker.message_status_manager.RETRIES_PASSED_MAX_COUNT", 5)
+    send(client, "1")
+    client.pull()
+    send(client, *map(str, range(4)), topic=RETRY_TOPIC)
+    log, count = rig.controller.commit_log, 0
+    read = log.read
+
+    def counted(key: QueueKey, offset: int, wanted: int) -> Any:
+        nonlocal count
+        rows = read(key, offset, wanted)
+        count += len(rows)
+        return rows
+
+    monkeypatch.setattr(log, "read", counted)
+    body = encode_acknowledgement([(MessageQueue(RETRY_TOPIC, "broker-a", 0), 0, 4)] * 20)
+    assert client.ask(UPDATE, {"consumerGroup": GROUP}, body).code == 0
+    assert count == 5
+
+
+@pytest.mark.behaviour("SM-07")
 @pytest.mark.parametrize(
     ("group", "body", "code"),
     [

@@ -44,6 +44,9 @@ LEASES_MAX = 200_000
 OVER_MAX = 20_000
 """Handles that are remembered when they count no more."""
 
+HANDLE_MAX_LENGTH = 1_024
+"""Our own are shorter; handles come over the wire, and those that count no more are remembered."""
+
 _FIELDS = 9
 
 _log = logging.getLogger(__name__)
@@ -147,6 +150,8 @@ class ReceiptHandleManager:
         Raises:
             GrpcProxyError: INVALID_RECEIPT_HANDLE: it is none, it was replaced by another one, or its time is over.
         """
+        if len(handle) > HANDLE_MAX_LENGTH:
+            raise _invalid(f"a receipt of {len(handle)} characters is none of ours")
         try:
             told = ExtraInfo.parse(handle)
         except ProtocolError as error:

@@ -84,12 +84,12 @@ class SendMessageActivity:
             raise GrpcProxyError(pb.FORBIDDEN, f"the topic {topic} has no writable queue")
         for each in properties:
             _check_type(config, each)
-        entries: list[pb.SendResultEntry | None] = [None] * len(properties)
+        entries: dict[int, pb.SendResultEntry] = {}
 
         def answer(index: int, entry: pb.SendResultEntry) -> None:
             entries[index] = entry
-            told = [each for each in entries if each is not None]
-            if len(told) == len(entries):
+            if len(entries) == len(properties):
+                told = [entries[each] for each in range(len(entries))]
                 done(pb.SendMessageResponse(status=summed_up(each.status for each in told), entries=told))
 
         for index, (message, each) in enumerate(zip(request.messages, properties, strict=True)):

@@ -42,6 +42,7 @@ class SettlementActivity:
         self._service = service
         self._pop_service = pop_service
         self._receipts = receipts
+        self._settling: dict[str, list[Told]] = {}  # by handle, whoever waits until it is on the disk
 
     def ack_message(
         self, context: ProxyContext, request: pb.AckMessageRequest, done: Callable[[pb.AckMessageResponse], None]
@@ -50,15 +51,15 @@ class SettlementActivity:
         group, topic = check_group(request.group), check_topic(request.topic)
         if not 0 < len(request.entries) <= ENTRIES_MAX:
             raise GrpcProxyError(pb.BAD_REQUEST, f"{len(request.entries)} entries, possible are 1 to {ENTRIES_MAX}")
-        results: list[pb.AckMessageResultEntry | None] = [None] * len(request.entries)
+        results: dict[int, pb.AckMessageResultEntry] = {}
 
         def answer(index: int, status: pb.Status) -> None:
             entry = request.entries[index]
             results[index] = pb.AckMessageResultEntry(
                 message_id=entry.message_id, receipt_handle=entry.receipt_handle, status=status
             )
-            told = [each for each in results if each is not None]
-            if len(told) == len(results):
+            if len(results) == len(request.entries):
+                told = [results[each] for each in range(len(results))]
                 done(pb.AckMessageResponse(status=summed_up(each.status for each in told), entries=told))
 
         for index, entry in enumerate(request.entries):
@@ -73,13 +74,24 @@ class SettlementActivity:
         except GrpcProxyError as error:
             told(status_of(error))
             return
+        self._settle(receipt, handle, self.ack, told)
+
+    def _settle(self, receipt: Receipt, handle: str, settle: Callable[[Receipt, Told], None], told: Told) -> None:
+        """Settle a message; whoever asks for the same meanwhile hears the same, and that when it is on the disk."""
+        waiting = self._settling.get(handle)
+        if waiting is not None:
+            waiting.append(told)
+            return
+        waiting = self._settling[handle] = [told]
 
         def answered(status: pb.Status) -> None:
+            del self._settling[handle]
             if status.code == pb.OK:
                 self._receipts.settled(receipt, handle)
-            told(status)
+            for each in waiting:
+                each(status)
 
-        self.ack(receipt, answered)
+        settle(receipt, answered)
 
     def ack(self, receipt: Receipt, told: Told) -> None:
         """A message is done; told once that is on the disk, or why not."""
@@ -133,23 +145,25 @@ class SettlementActivity:
             return
         receipt = self._receipts.find(group, topic, handle)
 
+        def bury(receipt: Receipt, told: Told) -> None:
+            self.bury(context, receipt, told)
+
         def answered(status: pb.Status) -> None:
-            if status.code == pb.OK:
-                self._receipts.settled(receipt, handle)
             done(pb.ForwardMessageToDeadLetterQueueResponse(status=status))
 
-        self.bury(context, receipt, answered)
+        self._settle(receipt, handle, bury, answered)
 
     def bury(self, context: ProxyContext, receipt: Receipt, told: Told) -> None:
-        """Write a message into the dead-letter topic and acknowledge it.
+        """Write a message into the dead-letter topic and acknowledge it. It must be held: else nobody's dies twice.
 
         Both are asked for in the same moment, so both are in one transaction of the store.
-
-        Raises:
-            GrpcProxyError: the receipt does not tell where the message lies.
         """
         if receipt.physical_offset is None:
-            raise GrpcProxyError(pb.INVALID_RECEIPT_HANDLE, "the receipt does not tell where the message lies")
+            told(_invalid("the receipt does not tell where the message lies"))
+            return
+        if not self._pop_service.is_held(receipt.held.group, receipt.real_topic, receipt.info):
+            told(_invalid("the message is not held by this receipt (any more)"))
+            return
         fields = {
             "offset": receipt.physical_offset,
             "group": receipt.held.group,
@@ -183,6 +197,10 @@ def status_of_receipt(error: RocketMQError) -> pb.Status:
     if isinstance(error, BrokerError) and error.code in _NOT_HELD:
         return pb.Status(code=pb.INVALID_RECEIPT_HANDLE, message=error.remark)
     return status_of(error)
+
+
+def _invalid(text: str) -> pb.Status:
+    return pb.Status(code=pb.INVALID_RECEIPT_HANDLE, message=text)
 
 
 def _status(answer: RemotingCommand) -> pb.Status:
