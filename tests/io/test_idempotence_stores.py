@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
@@ -20,6 +21,7 @@ from rocketmq_py import (
     IllegalStateError,
     MessageListenerConcurrently,
     MissingExtraError,
+    StoreError,
     TooManyRequestsError,
 )
 from rocketmq_py.idempotence import (
@@ -154,6 +156,14 @@ def test_a_store_that_fails_when_it_is_to_settle_does_not_undo_what_is_done(
     assert "could not be settled" in caplog.text
     with pytest.raises(sqlite3.ProgrammingError):
         store.claim(["b"])
+
+
+@pytest.mark.behaviour("ID-06")
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database, but text of more than a hundred characters: " + "x" * 100)
+    for path in (tmp_path / "not there" / "keys.db", tmp_path / "text"):
+        with pytest.raises(StoreError, match=re.escape(f"cannot use {path} for keys")):
+            SqliteStore(path)
 
 
 @pytest.mark.behaviour("ID-06")
