@@ -33,7 +33,7 @@ class MissingExtraError(ClientError, ImportError):
 
 
 class StoreError(RocketMQError):
-    """The embedded broker's store or a file of offsets cannot be opened, read or written; the text says what to do."""
+    """The embedded broker's store, a file of offsets or of keys cannot be used; the text says what to do."""
 
 
 class BrokerError(RocketMQError):

@@ -126,7 +126,7 @@ class GrpcConsumerParts:
         if self._orderly and not fifo:
             self._warnings.warning(
                 "not fifo", "group %s: the server does not give messages in order any more: the listener is orderly, "
-                "but what it gets may not be (mqadmin updateSubGroup -o true)", self._group,
+                "but what it gets may not be (rocketmq-py group update --orderly)", self._group,
             )  # fmt: skip
         service = self._fifo_service() if fifo or self._orderly else self._standard_service()
         service.submit_pop_consume_request(msgs, queue, mq)
@@ -218,8 +218,8 @@ class GrpcConsumerParts:
         if self._orderly and not self.role.terms.fifo:
             raise ConfigError(
                 f"the listener is orderly, but the group {self._group} does not consume in order at the server: "
-                f"mqadmin updateSubGroup -g {self._group} -o true (a proxy knows of it within 20 s), or register a "
-                "MessageListenerConcurrently"
+                f"rocketmq-py group create (or update) {self._group} --orderly, or mqadmin updateSubGroup -g "
+                f"{self._group} -o true (a proxy knows of it within 20 s); or register a MessageListenerConcurrently"
             )
         for topic in sorted(self._subscriptions):
             try:

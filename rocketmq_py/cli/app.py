@@ -241,14 +241,18 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """What became of a message, for every group; or a group's messages of one status. The embedded broker knows."""
-    if msg_id is not None and state is None:
-        with errors_as_messages():
+    states = [each.value for each in MessageStatus]
+    if (msg_id is None) is (state is None):
+        raise typer.BadParameter("give MSG_ID, or --group and --state, not both", param_hint="MSG_ID")
+    if state is not None and state not in states:
+        raise typer.BadParameter(f"{state!r} is not one of {', '.join(states)}", param_hint="--state")
+    if state is not None and (group is None or topic is not None):
+        raise typer.BadParameter("goes with --group, and lists its messages of all topics", param_hint="--state")
+    with errors_as_messages():
+        if msg_id is not None:
             stating.show(namesrv, msg_id, topic, group, as_json)
-    elif msg_id is None and group is not None and state in {each.value for each in MessageStatus}:
-        with errors_as_messages():
+        elif group is not None:
             stating.list_messages(namesrv, group, MessageStatus(state), limit, as_json)
-    else:
-        raise typer.BadParameter("give MSG_ID, or --group and a --state", param_hint="MSG_ID")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.output import moment, print_json, print_json_line, table
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model.codes import ResponseCode
@@ -16,7 +17,7 @@ PART_COUNT = 100
 
 def show(namesrv: str | None, msg_id: str, topic: str | None, group: str | None, as_json: bool) -> None:
     """Print a message's history, for every group or for one."""
-    with DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with admin_client(namesrv) as admin:
         found = [
             message._replace(groups=[each for each in message.groups if group in (None, each.group)])
             for message in _histories(admin, msg_id, topic)
@@ -72,7 +73,7 @@ def _told(message: MessageHistory) -> dict[str, object]:
 def list_messages(namesrv: str | None, group: str, status: MessageStatus, limit: int, as_json: bool) -> None:
     """Print the messages of a group that stand so; with JSON one object on a line each."""
     rows = []
-    with DefaultMQAdminExt(namesrv_addr=namesrv) as admin:
+    with admin_client(namesrv) as admin:
         for message in _listed(admin, group, status, limit):
             if as_json:
                 print_json_line(message._asdict())

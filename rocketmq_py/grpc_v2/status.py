@@ -31,7 +31,8 @@ _SAME_MEANING: Mapping[int, ResponseCode] = {
 
 _HINTS: Mapping[int, str] = {
     pb.MESSAGE_PROPERTY_CONFLICT_WITH_TYPE: (
-        "does the topic exist, and does it take this type of message (mqadmin updateTopic -a +message.type=...)?"
+        "does the topic exist, and does it take this type of message (rocketmq-py topic update TOPIC "
+        "--type TYPE, or mqadmin updateTopic -a +message.type=TYPE)?"
     ),
     pb.UNAUTHORIZED: "check access_key and secret_key",
     pb.UNRECOGNIZED_CLIENT_TYPE: "the server has no settings of this client (any more)",
@@ -91,6 +92,8 @@ def of_rpc(error: grpc.RpcError, address: str, doing: str) -> RocketMQError:
     if code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}:
         return ProtocolError(f"{doing}: {address} ended the call with {code.name if code else code}: {details}")
     hint = ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        hint = "; is a RocketMQ 5 proxy running there, and is this its gRPC port (endpoints)?"
     if "SSL" in details or "TLS" in details or "CERTIFICATE" in details.upper():
         hint = "; give its CA as tls_client_trust_cert_path, or set use_tls=False if the port is in plain text"
     return ConnectError(f"{doing}: {address} cannot be reached: {details}{hint}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-from rocketmq_py.errors import ConfigError, IllegalStateError, TooManyRequestsError
+from rocketmq_py.errors import ConfigError, IllegalStateError, StoreError, TooManyRequestsError
 from rocketmq_py.idempotence.store import CONSUMED_MS, CONSUMING_MS, EXPIRY_MAX_MS, Claim, KeyState, LeaseStore
 from rocketmq_py.model.config import check_range
 from rocketmq_py.rate_limited_log import RateLimitedLog
@@ -64,7 +64,7 @@ class SqliteStore(LeaseStore):
 
     Raises:
         ConfigError: the table's name or a time is none.
-        sqlite3.Error: the file cannot be used.
+        StoreError: the file cannot be used.
     """
 
     def __init__(
@@ -80,10 +80,16 @@ class SqliteStore(LeaseStore):
         super().__init__(consuming_ms, consumed_ms, runtime.clock)
         self._table = _Table(table)
         self._turn = runtime.lock()  # held while the file is waited for: one connection is one thread's at a time
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._use_wal(runtime)
-        for statement in self._table.create:
-            self._connection.execute(statement)
+        with contextlib.ExitStack() as on_failure:
+            try:
+                self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                on_failure.callback(self._connection.close)
+                self._use_wal(runtime)
+                for statement in self._table.create:
+                    self._connection.execute(statement)
+            except sqlite3.Error as error:
+                raise StoreError(f"cannot use {path} for keys: {error}") from error
+            on_failure.pop_all()
 
     def _use_wal(self, runtime: Runtime) -> None:
         """SQLite's own time-out does not count for this step, which fails at once while another process takes it."""
@@ -93,7 +99,6 @@ class SqliteStore(LeaseStore):
                 self._connection.execute("PRAGMA journal_mode=WAL")
             except sqlite3.OperationalError:
                 if self._clock.monotonic_ms() > ends_ms:
-                    self._connection.close()
                     raise
                 pause.wait(WAL_PAUSE_MS)
             else:
@@ -103,7 +108,7 @@ class SqliteStore(LeaseStore):
         """Close the file. Call it once no consumer uses the store any more."""
         self._connection.close()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
         if not self._turn.acquire(CONNECTION_WAIT_MS):
             raise TooManyRequestsError(f"the store was in use for {CONNECTION_WAIT_MS} ms; its disk is slow")

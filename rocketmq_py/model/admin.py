@@ -34,7 +34,7 @@ class TopicConfig:
         topic_filter_type: SINGLE_TAG or MULTI_TAG.
         topic_sys_flag: bits that the broker keeps for the topic.
         order: whether the name server keeps an order configuration for it.
-        attributes: such as ``message.type``: NORMAL, FIFO, DELAY, TRANSACTION, MIXED.
+        attributes: such as ``message.type``: NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY, MIXED.
     """
 
     topic_name: str

@@ -112,7 +112,7 @@ class Connection:
         if self.heard:
             return ""
         if self._tls is None:
-            return "; it never answered: servers that want TLS hang up like that (use_tls)"
+            return "; it never answered: servers that want TLS hang up like that (use_tls), and gRPC ports (endpoints)"
         return "; it never answered: does it want a certificate of the client?"
 
     def call(self, opaque: int, frame: bytes, call: PendingCall) -> None:

@@ -93,7 +93,10 @@ class Faults:
         check_range("times", times, 1, 100_000)
         wrong = [code for code in codes if not isinstance(code, RequestCode)]
         if wrong or not codes:
-            raise ConfigError(f"say which requests by members of RequestCode, not {wrong or 'none'}")
+            raise ConfigError(
+                f"say which requests, by members of rocketmq_py.model.codes.RequestCode (SENDS are all sends), "
+                f"not {wrong or 'none'}"
+            )
         with self._lock:
             self._waiting += [_Fault(kind, frozenset(codes), value)] * times
 

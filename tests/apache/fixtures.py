@@ -19,7 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         assert isinstance(item, pytest.Function)
-        server = item.callspec.params.get("server", "") if hasattr(item, "callspec") else ""
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        server = parameters.get("server") or parameters.get("cluster") or ""
         if "java" in item.fixturenames or str(server).startswith("apache"):
             item.add_marker("apache")
             item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {server}"))

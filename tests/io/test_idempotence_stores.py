@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sqlite3
 import threading
@@ -21,6 +22,7 @@ from rocketmq_py import (
     IllegalStateError,
     MessageListenerConcurrently,
     MissingExtraError,
+    StoreError,
     TooManyRequestsError,
 )
 from rocketmq_py.idempotence import (
@@ -157,7 +159,6 @@ def test_a_store_that_fails_when_it_is_to_settle_does_not_undo_what_is_done(
         store.claim(["b"])
 
 
-@pytest.mark.behaviour("ID-06")
 class _FailsToCommit:
     """A connection whose first commit fails, as when a reader or a full disk is in its way."""
 
@@ -175,6 +176,7 @@ class _FailsToCommit:
         self._connection.commit()
 
 
+@pytest.mark.behaviour("ID-06")
 def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "keys.db")
     store._connection = _FailsToCommit(store._connection)  # type: ignore[assignment]
@@ -187,6 +189,15 @@ def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.behaviour("ID-06")
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database, but text of more than a hundred characters: " + "x" * 100)
+    for path in (tmp_path / "not there" / "keys.db", tmp_path / "text"):
+        with pytest.raises(StoreError, match=re.escape(f"cannot use {path} for keys")):
+            SqliteStore(path)
+
+
+@pytest.mark.behaviour("ID-06")
 def test_sqlite_forgets_expired_rows(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "keys.db", consumed_ms=1)
     for number in range(5):

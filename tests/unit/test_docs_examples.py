@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from docs.make_diagrams import PARTS, pages, up_to_date
+from rocketmq_py.cli.app import app
 from rocketmq_py.consumer.stats import Event
 from rocketmq_py.model.config import ClientConfig, ConsumerConfig, ProducerConfig
 
@@ -125,3 +130,31 @@ def test_the_map_of_files_names_every_module() -> None:
 @pytest.mark.parametrize("path", PAGES, ids=_name)
 def test_what_follows_a_table_is_no_row_of_it(path: Path) -> None:
     assert re.findall(r"^\|.*\n([^|\n].*)$", _FENCED.sub("", _text(path)), re.MULTILINE) == []
+
+
+def _options(command: Any, path: str = "rocketmq-py") -> Iterator[tuple[str, str]]:
+    """Each command with each of its options' longest names."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _options(inner, f"{path} {name}")
+    if not hasattr(command, "commands"):
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and "--help" not in parameter.opts:
+                yield path, max(parameter.opts, key=len)
+
+
+def test_every_option_of_every_command_stands_in_its_usage() -> None:
+    page = _text(ROOT / "docs" / "README.md")
+    usage: dict[str, str] = {}
+    before = ""
+    for fenced in re.findall(r"^```text\n(rocketmq-py.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        for each in re.split(r"\n(?=rocketmq-py)", fenced.replace(" [-v]", "")):
+            name = " ".join(itertools.takewhile(lambda word: re.fullmatch(r"[a-z][a-z-]*", word), each.split()))
+            usage[name] = usage.get(name, "") + (each if "[the same" not in each else before)
+            before = each
+    everywhere = {"--namesrv", "--json"}  # said once, of all commands of the administration
+    missing = [
+        (path, option)
+        for path, option in _options(get_command(app))
+        if option not in everywhere and option not in usage.get(path, "")
+    ]
+    assert missing == []

@@ -376,3 +376,4 @@ def test_a_failure_of_grpc_itself_is_an_error_of_transport(
     assert type(error) is kind
     assert error.retriable is retriable
     assert "here:1" in str(error)
+    assert ("is this its gRPC port" in str(error)) is (code is grpc.StatusCode.UNAVAILABLE)

@@ -34,7 +34,10 @@ _CHECKSUM_SINCE = 2
 _DROPPED = ""
 """The topic of queues that nobody can name any more: their messages go bit by bit."""
 
-_OTHER_CHECKSUMS = {"deleted": "last_id"}
+_OTHER_CHECKSUMS = {
+    "deleted": "last_id",
+    "status_history": "consumer_group, topic, queue_id, first, until, status, attempt, at_ms",
+}
 """Tables whose checksum is over some of their columns. All others: over all but itself."""
 
 
