@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -351,9 +351,6 @@ class PopConsumerService:
             start = found.next_begin_offset
             writes.append(self._offsets.commit_with(call.group, key, start))
             found = get_message(self._commit_log, key, start, wanted, call.message_filter)
-        tell = self._statuses.given(call.group, key, found.messages)
-        if tell is not None:
-            result._told.append(tell)
         if not found.messages:
             if found.next_begin_offset != start:  # passed over: nobody of the group wants it
                 writes.append(self._offsets.commit_with(call.group, key, found.next_begin_offset))
@@ -369,6 +366,7 @@ class PopConsumerService:
             )
             messages = [self._popped(call, key, result, start, offset, data) for offset, data in found.messages]
             result.batches.append(PopBatch(*key, start, messages))
+            self._note_given(call.group, key, result, found.messages)
         result.rest_num += self._commit_log.max_offset(key) - found.next_begin_offset
         return writes
 
@@ -393,16 +391,22 @@ class PopConsumerService:
             skip_done=call.skip_done,
         )  # fmt: skip
         done = {info.offsets[index] for index in info.acked}
+        given = [each for each in found if each[0] not in done]
         messages = [
             self._popped(call, key, result, start, offset, data, info.consumed_count.get(offset, 0))
-            for offset, data in found
-            if offset not in done
+            for offset, data in given
         ]
         if not messages:  # what is not done of the last batch is filtered out now
             return [write, self._offsets.commit_with(call.group, key, info.next_offset())]
         result.batches.append(PopBatch(*key, start, messages, info))
+        self._note_given(call.group, key, result, given)
         self._await_lock_free(OrderKey(*place))
         return [write, self._offsets.commit_with(call.group, key, start)]
+
+    def _note_given(self, group: str, key: QueueKey, result: PopResult, messages: Sequence[tuple[int, bytes]]) -> None:
+        tell = self._statuses.given(group, key, messages)
+        if tell is not None:
+            result._told.append(tell)
 
     def _popped(
         self, call: PopCall, key: QueueKey, result: PopResult, start: int, offset: int, data: bytes, count: int = 0

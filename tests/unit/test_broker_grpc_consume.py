@@ -446,9 +446,9 @@ def test_what_a_crashed_consumer_holds_goes_to_others_after_a_grace(rig: GrpcRig
 # What is told of them.
 
 
-def status(rig: GrpcRig) -> tuple[str, int]:
-    """How the only message stands for the group: status and attempt."""
-    (found,) = body_of(rig.client().ask(901002, {"msgId": "1"}))["messages"]
+def status(rig: GrpcRig, message_id: str = "1") -> tuple[str, int]:
+    """How a message stands for the only group: status and attempt."""
+    (found,) = body_of(rig.client().ask(901002, {"msgId": message_id}))["messages"]
     (of,) = found["groups"]
     return of["status"], of["attempt"]
 
@@ -550,6 +550,23 @@ def test_what_is_done_of_an_ordered_batch_does_not_come_again_with_what_failed(
     send(rig, b"4", message_group="g")
     assert ordered.ack(again).status.code == pb.OK
     assert ordered.receive().bodies == [b"4"]
+
+
+@pytest.mark.behaviour("SM-14")
+def test_what_is_done_of_an_ordered_batch_stays_consumed_when_the_rest_comes_again(tmp_path: Path) -> None:
+    rig = GrpcRig(tmp_path, message_status=True)
+    rig.put_topic(kind="FIFO")
+    rig.put_group(consumeMessageOrderly=True)
+    client = rig.grpc_client()
+    client.settings(client.consumer_settings())
+    send(rig, b"1", b"2", message_group="g")
+    one, two = client.receive().messages
+    client.ack(two)
+    client.change(one, 0)
+    rig.loop.advance(10)
+    assert client.receive().bodies == [b"1"]
+    assert [status(rig, each) for each in "12"] == [("TCP", 2), ("CS", 1)]
+    rig.close()
 
 
 @pytest.mark.behaviour("GS-26")
