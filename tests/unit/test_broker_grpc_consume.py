@@ -203,6 +203,21 @@ def test_an_acknowledged_message_does_not_come_back(rig: GrpcRig, client: GrpcCl
 
 
 @pytest.mark.behaviour("GS-17")
+def test_groups_that_are_given_a_message_in_the_same_moment_settle_it_each_for_itself(rig: GrpcRig) -> None:
+    clients = {group: rig.grpc_client(group) for group in ("a", "b")}
+    for group, client in clients.items():
+        client.settings(client.consumer_settings(group=group))
+    polls = {group: client.receive(group=group) for group, client in clients.items()}
+    send(rig, b"1")
+    (first,), (second,) = polls["a"].messages, polls["b"].messages
+    assert first.system_properties.receipt_handle == second.system_properties.receipt_handle
+    clients["a"].ack(first, group="a")
+    assert clients["b"].change(second, 0, group="b").status.code == pb.OK
+    rig.loop.advance(2_000)
+    assert clients["b"].receive(group="b").bodies == [b"1"]
+
+
+@pytest.mark.behaviour("GS-17")
 def test_each_acknowledgement_of_a_request_has_its_own_result(rig: GrpcRig, client: GrpcClient) -> None:
     send(rig, b"1")
     (got,) = client.receive().messages

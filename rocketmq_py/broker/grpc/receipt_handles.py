@@ -121,7 +121,9 @@ class ReceiptHandleManager:
         self._broker_name = broker_name
         self._may_renew = may_renew
         self._leases: dict[HeldMessage, _Lease] = {}
-        self._over: dict[str, bool] = {}  # whether the message is settled; else there is a newer handle
+        # By group, topic and handle: groups that are given a message in the same moment get the same handle. Whether
+        # the message is settled; else there is a newer handle.
+        self._over: dict[tuple[str, str, str], bool] = {}
 
     def start(self) -> None:
         """Begin to renew."""
@@ -162,7 +164,7 @@ class ReceiptHandleManager:
         fields = handle.split(" ")
         physical_offset = _number(fields[_FIELDS - 1]) if len(fields) >= _FIELDS else None
         lease = self._leases.get(held)
-        if handle in self._over or (lease is not None and lease.handle != handle):
+        if (group, topic, handle) in self._over or (lease is not None and lease.handle != handle):
             raise _invalid("the message is acknowledged or dead already, or there is a newer receipt of it")
         if lease is not None:
             told, physical_offset = lease.info, lease.physical_offset
@@ -170,17 +172,17 @@ class ReceiptHandleManager:
             raise _invalid("the time of the receipt is over")
         return Receipt(held, told, physical_offset)
 
-    def is_settled(self, handle: str) -> bool:
+    def is_settled(self, group: str, topic: str, handle: str) -> bool:
         """Whether its message is known to be acknowledged or dead."""
-        return self._over.get(handle, False)
+        return self._over.get((group, topic, handle), False)
 
     def settled(self, receipt: Receipt, handle: str) -> None:
         """A message is acknowledged or dead."""
         self._leases.pop(receipt.held, None)
-        self._note_over(handle, settled=True)
+        self._note_over(receipt.held, handle, settled=True)
 
-    def _note_over(self, handle: str, *, settled: bool) -> None:
-        self._over[handle] = settled
+    def _note_over(self, held: HeldMessage, handle: str, *, settled: bool) -> None:
+        self._over[held.group, held.topic, handle] = settled
         while len(self._over) > OVER_MAX:
             del self._over[next(iter(self._over))]
 
@@ -196,7 +198,7 @@ class ReceiptHandleManager:
         if lease is not None:
             lease.handle, lease.info, lease.auto_renew = new, info, False
         if new != handle:
-            self._note_over(handle, settled=False)
+            self._note_over(receipt.held, handle, settled=False)
         return new
 
     def release(self, client_id: str) -> None:

@@ -66,7 +66,7 @@ class SettlementActivity:
             self._ack(group, topic, entry.receipt_handle, _at(answer, index))
 
     def _ack(self, group: str, topic: str, handle: str, told: Told) -> None:
-        if self._receipts.is_settled(handle):
+        if self._receipts.is_settled(group, topic, handle):
             told(ok())
             return
         try:
@@ -140,7 +140,7 @@ class SettlementActivity:
         """A message is dead: it moves to the group's dead-letter topic. Twice is no error and makes no second copy."""
         group, topic = check_group(request.group), check_topic(request.topic)
         handle = request.receipt_handle
-        if self._receipts.is_settled(handle):
+        if self._receipts.is_settled(group, topic, handle):
             done(pb.ForwardMessageToDeadLetterQueueResponse(status=ok()))
             return
         receipt = self._receipts.find(group, topic, handle)
