@@ -127,6 +127,11 @@ class ConsumerOrderInfoManager:
         now_ms = self._clock.wall_ms()
         return any(now_ms < visible_ms for visible_ms in info.visible_ms())
 
+    def is_last_batch(self, key: OrderKey, pop_ms: int) -> bool:
+        """Whether what was given out at this moment can be acknowledged: nothing has been given out since."""
+        info = self._table.get(key)
+        return info is None or info.pop_ms == pop_ms
+
     def lock_free_ms(self, key: OrderKey) -> int | None:
         """When a queue that is blocked is not blocked any more at the latest; None when it is not blocked."""
         info = self._table.get(key)

@@ -565,6 +565,15 @@ class PopConsumerService:
             return self._orders.is_held(key, receipt.queue_offset, receipt.pop_time)
         return self._is_leased(_Place(group, topic, receipt.queue_id), receipt)
 
+    def receipt_counts(self, group: str, topic: str, receipt: ExtraInfo) -> bool:
+        """Whether a message is given out by this receipt still; of an orderly pop also, whether it is done."""
+        place = _Place(group, topic, receipt.queue_id)
+        if receipt.revive_queue_id != POP_ORDER_REVIVE_QUEUE:
+            return self._is_leased(place, receipt)
+        if receipt.queue_offset < self._offsets.query_offset(group, QueueKey(topic, receipt.queue_id)):
+            return True
+        return self._orders.is_last_batch(OrderKey(*place), receipt.pop_time)
+
     def has_message(self, group: str, key: QueueKey, *, order: bool, attempt_id: str | None) -> bool:
         """Whether a pop of a queue would find something, filters aside. Source: NotificationProcessor."""
         if order and self._orders.check_block(attempt_id, OrderKey(group, *key)):

@@ -443,6 +443,21 @@ def test_what_a_leaving_consumer_holds_goes_to_others_in_a_second(rig: GrpcRig, 
     assert polling.bodies == [b"1"]
 
 
+@pytest.mark.behaviour("GS-18")
+def test_what_was_taken_from_a_consumer_can_be_settled_by_it_no_more(rig: GrpcRig, client: GrpcClient) -> None:
+    send(rig, b"1")
+    (got,) = client.receive().messages
+    client.terminate()
+    client.settings(client.consumer_settings())
+    assert client.ack(got).status.code == pb.INVALID_RECEIPT_HANDLE, "it comes again in any case"
+    assert client.bury(got).code == pb.INVALID_RECEIPT_HANDLE
+    rig.loop.advance(2_500)
+    (again,) = receive_all(rig, client)
+    assert dead(rig) == []
+    answer = client.ack(again, again)
+    assert [each.status.code for each in answer.entries] == [pb.OK, pb.OK], "the same one twice is no error"
+
+
 @pytest.mark.behaviour("GS-24")
 def test_what_a_crashed_consumer_holds_goes_to_others_after_a_grace(rig: GrpcRig, client: GrpcClient) -> None:
     send(rig, b"1")

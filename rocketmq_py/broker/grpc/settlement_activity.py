@@ -42,7 +42,8 @@ class SettlementActivity:
         self._service = service
         self._pop_service = pop_service
         self._receipts = receipts
-        self._settling: dict[str, list[Told]] = {}  # by handle, whoever waits until it is on the disk
+        # By group, topic and handle, whoever waits until it is on the disk.
+        self._settling: dict[tuple[str, str, str], list[Told]] = {}
 
     def ack_message(
         self, context: ProxyContext, request: pb.AckMessageRequest, done: Callable[[pb.AckMessageResponse], None]
@@ -74,18 +75,26 @@ class SettlementActivity:
         except GrpcProxyError as error:
             told(status_of(error))
             return
-        self._settle(receipt, handle, self.ack, told)
+        self._settle(receipt, handle, self._ack_given, told)
+
+    def _ack_given(self, receipt: Receipt, told: Told) -> None:
+        """Acknowledge a message, unless it was taken from its consumer: then it comes again in any case."""
+        if self._pop_service.receipt_counts(receipt.held.group, receipt.real_topic, receipt.info):
+            self.ack(receipt, told)
+        else:
+            told(_invalid("the message is not held by this receipt (any more)"))
 
     def _settle(self, receipt: Receipt, handle: str, settle: Callable[[Receipt, Told], None], told: Told) -> None:
         """Settle a message; whoever asks for the same meanwhile hears the same, and that when it is on the disk."""
-        waiting = self._settling.get(handle)
+        key = receipt.held.group, receipt.held.topic, handle
+        waiting = self._settling.get(key)
         if waiting is not None:
             waiting.append(told)
             return
-        waiting = self._settling[handle] = [told]
+        waiting = self._settling[key] = [told]
 
         def answered(status: pb.Status) -> None:
-            del self._settling[handle]
+            del self._settling[key]
             if status.code == pb.OK:
                 self._receipts.settled(receipt, handle)
             for each in waiting:
