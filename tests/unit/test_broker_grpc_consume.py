@@ -214,7 +214,29 @@ def test_groups_that_are_given_a_message_in_the_same_moment_settle_it_each_for_i
     clients["a"].ack(first, group="a")
     assert clients["b"].change(second, 0, group="b").status.code == pb.OK
     rig.loop.advance(2_000)
-    assert clients["b"].receive(group="b").bodies == [b"1"]
+    (again,) = clients["b"].receive(group="b").messages
+    assert clients["b"].ack(again, group="b").status.code == pb.OK
+
+
+@pytest.mark.behaviour("GS-17")
+def test_groups_that_settle_by_the_same_handle_in_the_same_moment_do_so_each_for_itself(rig: GrpcRig) -> None:
+    clients = {group: rig.grpc_client(group) for group in ("a", "b")}
+    for group, client in clients.items():
+        client.settings(client.consumer_settings(group=group))
+    polls = {group: client.receive(group=group) for group, client in clients.items()}
+    send(rig, b"1")
+    for group, client in clients.items():
+        (got,) = polls[group].messages
+        entry = pb.AckMessageEntry(receipt_handle=got.system_properties.receipt_handle)
+        client.begin(
+            "AckMessage",
+            pb.AckMessageRequest(group=pb.Resource(name=group), topic=pb.Resource(name=TOPIC), entries=[entry]),
+        )
+    rig.loop.run()
+    for group, client in clients.items():
+        client.terminate(group)
+    rig.loop.advance(2_500)
+    assert not clients["b"].receive(group="b", invisible_ms=10_000).is_over
 
 
 @pytest.mark.behaviour("GS-17")
