@@ -30,6 +30,9 @@ from rocketmq_py.runtime import Mutex, Runtime, WorkerPool
 
 _NOTHING = (pb.MESSAGE_NOT_FOUND, pb.OK)
 
+MESSAGES_MAX = 1_024
+"""Messages of one answer that are read, unless more were asked for: what came is in memory until it ends."""
+
 _log = logging.getLogger(__name__)
 
 OnResult = Callable[[PopResult], None]
@@ -137,11 +140,19 @@ class ReceiptApi:
             self._calls.add(stream)
         if ended:
             stream.cancel()
-        answer = _Answer(session.rpc.endpoints, call.mq)
+        answer, most = _Answer(session.rpc.endpoints, call.mq), max(call.max_nums + 1, MESSAGES_MAX)
         failure: RocketMQError | None = None
         try:
             for raw in stream:
                 answer.take(raw)
+                if answer.count >= most:
+                    # The server gives the others again when their time is over.
+                    self._warnings.warning(
+                        "too many", "%s sent more than %s messages, %s were asked for: the rest is not read",
+                        session.rpc.address, most, call.max_nums,
+                    )  # fmt: skip
+                    stream.cancel()
+                    break
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             failure = session.rpc.error(error, "ReceiveMessage")
         finally:
@@ -248,6 +259,11 @@ class _Answer:
         self.messages: list[MessageExt] = []
         self.corrupted: list[tuple[MessageExt, Exception]] = []
         self.unreadable: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Messages that came, readable or not."""
+        return len(self.messages) + len(self.corrupted)
 
     def take(self, raw: bytes) -> None:
         """One frame. Hot: once per message. Behaviour: GW-07."""

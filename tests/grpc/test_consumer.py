@@ -270,6 +270,35 @@ def test_a_receive_that_failed_is_repeated_by_the_same_attempt_and_the_next_one_
     assert all(request.auto_renew for request in server.requests("ReceiveMessage"))
 
 
+@pytest.mark.behaviour("GC-04")
+def test_an_answer_without_end_is_cut_off_and_what_came_is_consumed(
+    server: GrpcServer, start_consumer: StartConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rocketmq_py.grpc_v2.receipt_api.MESSAGES_MAX", 100)
+    given: list[int] = []
+
+    def without_end(request: Any, context: grpc.ServicerContext) -> Iterator[bytes] | None:
+        if given:
+            return None
+
+        def frames() -> Iterator[bytes]:
+            yield pb.ReceiveMessageResponse(status=OK).SerializeToString()
+            while context.is_active():
+                given.append(len(given))
+                message = server.message("topic", str(given[-1]).encode())
+                yield pb.ReceiveMessageResponse(message=message).SerializeToString()
+                time.sleep(0.0005)
+
+        return frames()
+
+    server.scripts["ReceiveMessage"] = without_end
+    collector = Collector()
+    start_consumer(collector, receive_loop_count=1)
+    collector.wait_for_bodies([str(number).encode() for number in range(100)])
+    eventually(lambda: server.count("ReceiveMessage") >= 2, 10, "the next receive")
+    assert len(collector.deliveries) == 100
+
+
 @pytest.mark.behaviour("GW-08")
 def test_settings_are_applied_live_and_sent_again_when_a_server_has_lost_them(
     server: GrpcServer, start_consumer: StartConsumer

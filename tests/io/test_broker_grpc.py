@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from rocketmq_py import DefaultMQProducer, Message
 from rocketmq_py.broker.embedded_broker import EmbeddedBroker
+from rocketmq_py.broker.grpc import server
 from rocketmq_py.errors import ConnectError
 from rocketmq_py.grpc_v2.methods import METHODS
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
@@ -293,3 +295,38 @@ def test_nonsense_costs_its_own_call_only(client: Client, topic: str, nonsense: 
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
     assert client.call("QueryRoute", pb.QueryRouteRequest(topic=pb.Resource(name=topic))).status.code == pb.OK
+
+
+@pytest.mark.behaviour("GS-42")
+def test_messages_that_a_client_does_not_read_are_bounded_and_go_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNWRITTEN_MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(server, "WRITE_TIMEOUT_S", 3)
+    with EmbeddedBroker(tmp_path, grpc_port=0) as broker:
+        send(broker, "topic", os.urandom(3_000_000))
+        lazy, client = Client(broker, "lazy"), Client(broker)
+        options = [("grpc.http2.lookahead_bytes", 65_535), ("grpc.http2.bdp_probe", 0)]
+        with grpc.insecure_channel(str(broker.grpc_addr), options=options) as slow:
+            lazy.channel.close()
+            lazy.channel = slow
+            unread = lazy.receive("topic")
+            assert next(iter(unread)).status.code == pb.OK, "the message is on its way"
+
+            def first() -> int:
+                code: int = next(iter(client.receive("topic"))).status.code
+                return code
+
+            assert first() == pb.TOO_MANY_REQUESTS
+            eventually(lambda: first() == pb.OK, 30, "the message for who reads")
+            unread.cancel()
+        client.close()
+
+
+@pytest.mark.behaviour("GS-42")
+def test_a_request_that_is_too_large_is_not_read(client: Client, topic: str) -> None:
+    entry = pb.AckMessageEntry(receipt_handle="x" * 17_000_000)
+    request = pb.AckMessageRequest(group=pb.Resource(name=GROUP), topic=pb.Resource(name=topic), entries=[entry])
+    with pytest.raises(grpc.RpcError) as raised:
+        client.call("AckMessage", request)
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -10,6 +10,7 @@ import pytest
 
 from rocketmq_py.broker.grpc.context import GrpcProxyError
 from rocketmq_py.broker.grpc.message_group import queue_of
+from rocketmq_py.errors import BrokerError
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model import fastjson
 from rocketmq_py.model.message import MessageExt
@@ -116,6 +117,41 @@ def test_settings_that_make_no_sense_end_the_stream(client: GrpcClient, settings
     with pytest.raises(GrpcProxyError) as caught:
         client.settings(settings)
     assert caught.value.code == code
+
+
+@pytest.mark.behaviour("GS-42")
+def test_settings_are_bounded_one_by_one_and_together(client: GrpcClient, rig: GrpcRig) -> None:
+    def told(size: int, client_id: str) -> int:
+        each = rig.grpc_client(client_id)
+        settings = each.consumer_settings()
+        settings.user_agent.version = "x" * size
+        try:
+            each.settings(settings)
+        except GrpcProxyError as error:
+            return error.code
+        return pb.OK
+
+    assert told(300_000, "a") == pb.BAD_REQUEST
+    codes = [told(250_000, str(number)) for number in range(270)]
+    assert codes == [pb.OK] * 268 + [pb.TOO_MANY_REQUESTS] * 2
+    assert rig.grpc_client("0").terminate() == pb.OK
+    assert [told(250_000, "b"), told(0, "1"), told(1_000, "c")] == [pb.OK] * 3
+
+
+@pytest.mark.behaviour("GS-42")
+def test_settings_that_the_broker_does_not_take_are_not_kept(
+    rig: GrpcRig, client: GrpcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = rig.grpc_client("known")
+    known.settings(known.consumer_settings())
+    monkeypatch.setattr("rocketmq_py.broker.consumer_manager.MEMBERS_MAX", 0)
+    for each in (client, known):
+        with pytest.raises(BrokerError, match="possible are 0"):
+            each.settings(each.consumer_settings(group="another"))
+    assert client.heartbeat() == pb.UNRECOGNIZED_CLIENT_TYPE
+    assert rig.application.clients.channel("client") is None
+    assert known.heartbeat() == pb.OK
+    assert members(rig) == ["known"]
 
 
 # Presence.

@@ -16,7 +16,7 @@ from typing import Protocol
 from rocketmq_py.broker.grpc.context import GrpcProxyError, ProxyContext, check_group, check_topic, ok, succeeded
 from rocketmq_py.broker.grpc.converter import decoded, expression_type
 from rocketmq_py.broker.grpc.message_service import Broker
-from rocketmq_py.broker.grpc.settings import GrpcClientSettingsManager
+from rocketmq_py.broker.grpc.settings import SETTINGS_MAX_BYTES, GrpcClientSettingsManager
 from rocketmq_py.broker.grpc.transaction_id import TransactionId
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.clock import Clock
@@ -220,6 +220,9 @@ class ClientActivity:
             channel.on_verify_message_result(command.status, command.verify_message_result)
 
     def _on_settings(self, context: ProxyContext, settings: pb.Settings, stream: TelemetryStream) -> None:
+        size = settings.ByteSize()
+        if size > SETTINGS_MAX_BYTES:
+            raise GrpcProxyError(pb.BAD_REQUEST, f"settings of {size} bytes, this server takes {SETTINGS_MAX_BYTES}")
         kind = settings.WhichOneof("pub_sub")
         if kind is None:
             raise GrpcProxyError(pb.BAD_REQUEST, "there is no publishing or subscription data in settings")
@@ -235,13 +238,21 @@ class ClientActivity:
                     "SIMPLE_CONSUMER",
                 )
             _subscriptions(settings, 0)
+        known = self._settings.told(context.client_id)
         if not self._settings.put(context.client_id, settings):
             raise GrpcProxyError(pb.TOO_MANY_REQUESTS, "this server knows too many clients already")
-        channel = self._channels.get(context.client_id)
-        if channel is None:
-            channel = self._channels[context.client_id] = GrpcClientChannel(self._broker, context, self._clock)
+        channel = self._channels.get(context.client_id) or GrpcClientChannel(self._broker, context, self._clock)
+        try:
+            self._register(channel, settings)
+        except RocketMQError:  # what the broker does not take is not kept
+            if known is None:
+                self._settings.remove(context.client_id)
+                self._broker.on_close(channel)
+            else:
+                self._settings.put(context.client_id, known)
+            raise
+        self._channels[context.client_id] = channel
         channel.stream = stream  # the last one counts
-        self._register(channel, settings)
         stream.write(pb.TelemetryCommand(status=ok(), settings=self._settings.merged(context.client_id)))
 
     def stream_closed(self, client_id: str, stream: TelemetryStream) -> None:

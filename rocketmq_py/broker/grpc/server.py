@@ -24,8 +24,12 @@ from rocketmq_py.model.message import pack_host
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.frame import LANGUAGES
 
-REQUEST_MAX_BYTES = 130 * 1024 * 1024
-"""Source: grpcMaxInboundMessageSize."""
+REQUEST_MAX_BYTES = 16 * 1024 * 1024
+"""Of one request: it is in memory before anybody looks at it. Upstream takes 130 MiB, grpcMaxInboundMessageSize."""
+UNWRITTEN_MAX_BYTES = 256 * 1024 * 1024
+"""Messages under way to clients that do not read them yet; above, nothing more is received. Upstream sets no limit."""
+WRITE_TIMEOUT_S = 120
+"""A client that has not read what it received by then does not get it."""
 
 CALLS_MAX = 20_000
 """Calls at a time; above, RESOURCE_EXHAUSTED."""
@@ -121,6 +125,7 @@ class _Edge:
         self._application = application
         self._log = log
         self._authentication = authentication
+        self._unwritten_bytes = 0
 
     def _context(self, call_context: Any) -> ProxyContext:
         """Who calls, checked.
@@ -159,7 +164,7 @@ class _Edge:
         receives = self._application.receives
         reply: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
         polling = None
-        written = 0
+        written = size = 0
 
         def done(frames: Frames) -> None:
             if not reply.done():
@@ -171,13 +176,33 @@ class _Edge:
 
         try:
             try:
+                if self._unwritten_bytes > UNWRITTEN_MAX_BYTES:
+                    raise GrpcProxyError(  # noqa: TRY301 - one way to refuse
+                        pb.TOO_MANY_REQUESTS, "clients do not read what they receive: this server's memory is full"
+                    )
                 polling = receives.receive_message(self._context(call_context), request, done)
             except Exception as error:  # noqa: BLE001 - as above
                 self._note("ReceiveMessage", error)
                 done(receives.refused(error))
-            for frame in await reply:
-                await call_context.write(frame)
-                written += 1
+            frames = await reply
+            size = sum(len(frame.message.body) for frame in frames)
+            self._unwritten_bytes += size
+            writing = asyncio.timeout(WRITE_TIMEOUT_S)
+            try:
+                async with writing:
+                    for frame in frames:
+                        await call_context.write(frame)
+                        written += 1
+            except TimeoutError:
+                if not writing.expired():
+                    raise
+                self._log.warning("unread", "a client does not read what it received, others get it")
+                receives.undelivered(request, frames[written:])
+                if polling is not None:
+                    polling.tell_written(False)
+                self._unwritten_bytes -= size
+                size, frames, reply = 0, (), asyncio.get_running_loop().create_future()
+                await reply  # no status can be sent behind a frame that is not read: its client or the server ends it
             if polling is not None:
                 polling.tell_written(True)
         except BaseException:
@@ -188,6 +213,8 @@ class _Edge:
                 if polling is not None:
                     polling.tell_written(False)
             raise
+        finally:
+            self._unwritten_bytes -= size
 
     async def telemetry(self, commands: AsyncIterator[pb.TelemetryCommand], call_context: Any) -> None:
         clients = self._application.clients

@@ -25,6 +25,11 @@ LITE_TOPIC_MAX_LENGTH = 64
 CLIENTS_MAX = 20_000
 """Clients whose settings are kept: their ids come over the wire."""
 
+SETTINGS_MAX_BYTES = 256 * 1024
+"""Of one client, as they are on the wire."""
+ALL_SETTINGS_MAX_BYTES = 64 * 1024 * 1024
+"""Of all clients together. Upstream sets no limit."""
+
 _MINUTE_MS = 60_000
 RETRY_DELAYS_MS = (
     *(1_000, 5_000, 10_000, 30_000),
@@ -45,11 +50,17 @@ class GrpcClientSettingsManager:
     def __init__(self, topics: TopicConfigManager) -> None:
         self._topics = topics
         self._settings: dict[str, pb.Settings] = {}
+        self._bytes = 0
 
     def put(self, client_id: str, settings: pb.Settings) -> bool:
-        """Keep what a client told; False when there are too many already."""
-        if client_id not in self._settings and len(self._settings) >= CLIENTS_MAX:
+        """Keep what a client told; False when there are too many, or too large ones, already."""
+        known = self._settings.get(client_id)
+        if known is None and len(self._settings) >= CLIENTS_MAX:
             return False
+        grown = self._bytes + settings.ByteSize() - (0 if known is None else known.ByteSize())
+        if grown > ALL_SETTINGS_MAX_BYTES:
+            return False
+        self._bytes = grown
         self._settings[client_id] = settings
         return True
 
@@ -59,7 +70,10 @@ class GrpcClientSettingsManager:
 
     def remove(self, client_id: str) -> pb.Settings | None:
         """Forget a client; what it told."""
-        return self._settings.pop(client_id, None)
+        removed = self._settings.pop(client_id, None)
+        if removed is not None:
+            self._bytes -= removed.ByteSize()
+        return removed
 
     def merged(self, client_id: str) -> pb.Settings | None:
         """What the client told, and what it is to do by what the group's configuration is now."""
