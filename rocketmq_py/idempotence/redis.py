@@ -96,6 +96,8 @@ def _redis_client(url: str) -> Any:
     try:
         import redis
     except ImportError:
-        raise MissingExtraError("Redis needs the extra redis: pip install 'rocketmq-py[redis]'") from None
+        raise MissingExtraError(
+            "RedisStore needs redis: pip install 'rocketmq-py[redis]' (in a clone '.[redis]')"
+        ) from None
     # What the URL says comes first.
     return redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)

@@ -230,7 +230,7 @@ def test_redis_is_given_as_a_client_or_by_its_url(
     with pytest.raises(ConfigError, match="or a URL"):
         RedisStore(5)
     monkeypatch.setitem(__import__("sys").modules, "redis", None)
-    with pytest.raises(MissingExtraError, match=r"rocketmq-py\[redis\]"):
+    with pytest.raises(MissingExtraError, match=r"in a clone '\.\[redis\]'"):
         RedisStore("redis://127.0.0.1:6379/0")
 
 
