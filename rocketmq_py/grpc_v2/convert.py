@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
-from rocketmq_py.errors import ProtocolError, RocketMQError
+from rocketmq_py.errors import ConfigError, ProtocolError, RocketMQError
 from rocketmq_py.grpc_v2.bodies import check_digest, decoded, digest_of
 from rocketmq_py.grpc_v2.endpoints import Endpoints
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
@@ -178,7 +178,10 @@ def outgoing(message: Outgoing, topic: str, now_ms: int, born_host: str) -> pb.M
         system.message_group = group
         system.message_type = pb.FIFO
     if (deliver_ms := _deliver_ms(properties, now_ms)) is not None:
-        system.delivery_timestamp.FromMilliseconds(deliver_ms)
+        try:
+            system.delivery_timestamp.FromMilliseconds(deliver_ms)
+        except ValueError:
+            raise ConfigError(f"{deliver_ms} ms since 1970 is behind the year 9999: deliver it earlier") from None
         system.message_type = pb.DELAY
     if properties.get(MessageConst.TRANSACTION_PREPARED) == "true":
         system.message_type = pb.TRANSACTION

@@ -12,7 +12,7 @@ import pytest
 
 from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, ProtocolError, RequestTimeoutError
 from rocketmq_py.grpc_v2.bodies import check_digest, decoded, digest_of
-from rocketmq_py.grpc_v2.convert import ReceivedMessage, consumer_terms, producer_terms, received
+from rocketmq_py.grpc_v2.convert import ReceivedMessage, consumer_terms, outgoing, producer_terms, received
 from rocketmq_py.grpc_v2.endpoints import Endpoints
 from rocketmq_py.grpc_v2.headers import Headers
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
@@ -21,6 +21,7 @@ from rocketmq_py.grpc_v2.tls import uses_tls
 from rocketmq_py.model.codes import MessageSysFlag, ResponseCode
 from rocketmq_py.model.compression import compress
 from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.model.message import Message, MessageConst
 from rocketmq_py.model.retry_policy import RetryPolicy
 from rocketmq_py.testing import ManualClock
 
@@ -377,3 +378,10 @@ def test_a_failure_of_grpc_itself_is_an_error_of_transport(
     assert error.retriable is retriable
     assert "here:1" in str(error)
     assert ("is this its gRPC port" in str(error)) is (code is grpc.StatusCode.UNAVAILABLE)
+
+
+def test_a_moment_that_the_protocol_cannot_say_is_a_wrong_setting() -> None:
+    message = Message("topic", b"body", deliver_time_ms=10**18)
+    message.properties[MessageConst.UNIQ_KEY] = "id"
+    with pytest.raises(ConfigError, match="9999"):
+        outgoing(message, "topic", 0, "127.0.0.1")
