@@ -385,7 +385,7 @@ class _YourExecutor:
         for index, msg in enumerate(batch.msgs):
             try:
                 future = self._executor.submit(self._handler, msg)
-            except Exception as error:  # noqa: BLE001 - border: an executor that was shut down, say
+            except BaseException as error:  # noqa: BLE001 - border: one that was shut down, say; others run already
                 self._end(batch, Outcome(index, msg, OutcomeState.FAILED, error=error))
             else:
                 with self._lock:

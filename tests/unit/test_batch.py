@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -127,6 +128,26 @@ def test_the_outcomes_are_told_in_the_order_in_which_they_came_before_the_verdic
     assert (by_index[1].state, by_index[1].value) == (OutcomeState.SUCCESS, "result 1")
     assert (by_index[0].state, str(by_index[0].error)) == (OutcomeState.FAILED, "no")
     assert by_index[2].msg.queue_offset == 2
+
+
+@pytest.mark.behaviour("FO-05")
+def test_whatever_an_executor_raises_what_it_took_before_is_waited_for() -> None:
+    ended: list[int] = []
+    with ThreadPoolExecutor(2) as threads:
+
+        class Leaves(Executor):
+            def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+                if args[0].queue_offset == 2:
+                    raise SystemExit
+                return threads.submit(fn, *args)
+
+        def handle(msg: MessageExt) -> None:
+            time.sleep(0.05)
+            ended.append(msg.queue_offset)
+
+        status, context = call(fan_out(handle, Leaves(), "each"), 4)
+        assert (status, context.failed_indexes) == (SUCCESS, frozenset({2}))
+        assert sorted(ended) == [0, 1, 3]
 
 
 @pytest.mark.behaviour("FO-04")
