@@ -222,12 +222,15 @@ class Group:
 
     def check_committed(self, wire: Wire) -> None:
         """No committed offset is ahead of what the listener was given."""
-        # Asked for first: what comes meanwhile only helps.
+        # Asked for first: what comes meanwhile only helps. What another process was given takes a moment to be told.
         committed = {queue_id: _committed(wire, self.name, queue_id) for queue_id in range(QUEUES[PLAIN])}
-        came = {(each.queue_id, each.offset) for each in self.deliveries() if not each.reconsume_times}
-        for queue_id, offset in committed.items():
-            ahead = {(queue_id, before) for before in range(offset)} - came
-            assert not ahead, f"{self.name} has committed {offset} in queue {queue_id}, {ahead} never came"
+
+        def ahead() -> set[tuple[int, int]]:
+            came = {(each.queue_id, each.offset) for each in self._deliveries if not each.reconsume_times}
+            return {(queue_id, before) for queue_id, end in committed.items() for before in range(end)} - came
+
+        with self._changed:
+            assert self._changed.wait_for(lambda: not ahead(), 10), f"{self.name}: {committed}, {ahead()} never came"
 
 
 def _committed(wire: Wire, group: str, queue_id: int) -> int:

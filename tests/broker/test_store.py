@@ -25,6 +25,7 @@ from rocketmq_py.broker.store import (
     Changes,
     MessageStore,
     QueueKey,
+    Write,
     checksum,
 )
 from rocketmq_py.broker.store import database as store_module
@@ -377,6 +378,15 @@ def test_an_upgrade_that_fails_anywhere_leaves_a_store_that_can_be_upgraded(dire
         shutil.rmtree(directory)
     assert len(refusals) > 5
     assert all(["the disk is full. Make room" in text for text in refusals])
+
+
+@pytest.mark.behaviour("ES-09")
+@pytest.mark.parametrize("value", ["\ud800", 1 << 70])
+def test_what_sqlite_cannot_hold_is_an_error_of_the_store_not_a_broken_loop(directory: Path, value: Any) -> None:
+    with closing(MessageStore(directory)) as store:
+        assert store.begin()
+        with pytest.raises(StoreError, match="cannot write to the store"):
+            store.write(Changes(writes=[Write("INSERT INTO setting VALUES ('kind', ?, 'value', 0)", [(value,)])]))
 
 
 @pytest.mark.behaviour("ES-06")

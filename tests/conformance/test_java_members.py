@@ -136,7 +136,7 @@ class JavaMember:
         return list(self._deliveries)
 
     def wait_started(self) -> None:
-        assert self._started.wait(30), "the Java member did not start"
+        assert self._started.wait(120), "the Java member did not start"
 
     def leave(self) -> None:
         """End in good order."""

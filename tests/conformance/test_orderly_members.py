@@ -65,7 +65,7 @@ class Member:
                 self._open.pop(int(fields[0])).ended_ns = int(fields[3])
 
     def wait_started(self) -> None:
-        assert self._started.wait(30), f"{self.name} did not start"
+        assert self._started.wait(120), f"{self.name} did not start"
 
     def wait_for_work(self, timeout_s: float, beyond: int = 0) -> None:
         eventually(lambda: len(self.calls) > beyond, timeout_s, f"{self.name} at work")

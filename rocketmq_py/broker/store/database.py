@@ -297,7 +297,8 @@ class Database:
             ) from error
         except apsw.FullError as error:
             raise StoreError(f"cannot {doing} the store {self._directory}: the disk is full. Make room") from error
-        except (apsw.Error, OSError) as error:
+        except (apsw.Error, OSError, ValueError, OverflowError) as error:
+            # The last two are of values that SQLite cannot hold: left alone they would leave the transaction open.
             raise StoreError(f"cannot {doing} the store {self._directory}: {error}") from error
 
 
