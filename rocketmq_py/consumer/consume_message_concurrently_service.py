@@ -40,7 +40,6 @@ STUCK_HEAD_WARNING_MS = 30_000
 
 _log = logging.getLogger(__name__)
 
-
 _MINUTE_MS = 60_000
 
 # Messages (a list of its own: failed ones are taken out of it), their window, their queue.
@@ -175,8 +174,7 @@ class ConsumeMessageConcurrentlyService:
                 finished.append(queue.finished.popleft())
         if finished and (offset := queue.remove_message(finished)) >= 0:
             self._offset_store.update_offset(mq, offset, increase_only=True)
-        if self.acknowledge is not None:
-            self._acknowledge(mq, finished)
+        self._acknowledge(mq, finished)
 
     def _acknowledge(self, mq: MessageQueue, msgs: Sequence[MessageExt]) -> None:
         acknowledge = self.acknowledge

@@ -102,10 +102,13 @@ def test_a_send_that_is_interrupted_says_how_far_it_came(broker: EmbeddedProcess
     topic = filled(broker)
     command = [*COMMAND, "send", "--namesrv", broker.namesrv_addr, "--topic", topic, "--count", "100000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while not sum(broker.max_offsets(topic).values()):
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=30)
+        try:
+            while not sum(broker.max_offsets(topic).values()):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()  # where Ctrl-C is ignored the wait for its end would have no bound
     words = errors.decode().split()
     assert (process.returncode, output, words[:2]) == (1, b"", ["error:", "interrupted:"])
     assert 0 <= sum(broker.max_offsets(topic).values()) - int(words[2]) <= 1
