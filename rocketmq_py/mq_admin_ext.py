@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, IllegalStateError, ProtocolError, TransportError
 from rocketmq_py.model import names
@@ -20,6 +19,7 @@ from rocketmq_py.model.admin import (
 )
 from rocketmq_py.model.codes import MASTER_ID, ResponseCode
 from rocketmq_py.model.config import ClientConfig, check_names
+from rocketmq_py.model.life_cycle import StartedByWith
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.route import BrokerData, TopicRouteData
 from rocketmq_py.model.running_info import ConsumerRunningInfo
@@ -35,7 +35,7 @@ SERVER_SIDE_RESET = "useServerSideResetOffset"
 """A broker's setting: it keeps where members are to go on, and tells them at their next pull. Source: BrokerConfig."""
 
 
-class DefaultMQAdminExt(ClientConfig):
+class DefaultMQAdminExt(ClientConfig, StartedByWith):
     """Asks and changes what name servers and brokers know. Settings are attributes and keywords, see ``ClientConfig``.
 
     Any thread may call it; every method waits for its answers, each at most ``mq_client_api_timeout`` ms (5,000 here),
@@ -94,17 +94,6 @@ class DefaultMQAdminExt(ClientConfig):
             remoting, self._remoting, self._api = self._remoting, None, None
         if remoting is not None:
             remoting.shutdown()
-
-    def __enter__(self) -> Self:
-        """``start``."""
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """``shutdown``."""
-        self.shutdown()
 
     @property
     def api(self) -> AdminApi:

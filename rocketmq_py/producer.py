@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rocketmq_py.client_instance import FORKED, MQClientInstance, TransactionCheck, process_clients
 from rocketmq_py.errors import ConfigError, IllegalStateError, RequestTimeoutError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.compression import compress
 from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
+from rocketmq_py.model.life_cycle import StartedByWith
 from rocketmq_py.model.message import Message, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionHook, ProducerHooks, SendMessageHook
@@ -71,7 +71,7 @@ class Running:
         process_clients.release(self.client)
 
 
-class DefaultMQProducer(ProducerConfig):
+class DefaultMQProducer(ProducerConfig, StartedByWith):
     """Sends messages. Settings are attributes and keywords, see ``ProducerConfig``; they take effect at ``start``.
 
     Args:
@@ -427,17 +427,6 @@ class DefaultMQProducer(ProducerConfig):
         running = self._started()
         names.check_topic(topic)
         return running.sender.publish_queues(topic)
-
-    def __enter__(self) -> Self:
-        """``start``."""
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """``shutdown``."""
-        self.shutdown()
 
     def __repr__(self) -> str:
         state = "running" if self._running is not None else "shut down" if self._closed else "not started"

@@ -6,8 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from rocketmq_py.client_instance import FORKED, process_clients
 from rocketmq_py.consumer.hooks import ConsumeMessageHook, FilterMessageHook
@@ -18,6 +17,7 @@ from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, IllegalSt
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.config import INT_MAX, ConsumerConfig, check_names, check_range
+from rocketmq_py.model.life_cycle import StartedByWith
 from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly, check_listener
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
@@ -79,7 +79,7 @@ class Parts(Protocol):
     def update_core_pool_size(self, size: int) -> None: ...  # noqa: D102
 
 
-class DefaultMQPushConsumer(ConsumerConfig):
+class DefaultMQPushConsumer(ConsumerConfig, StartedByWith):
     """Consumes topics: gets messages from RocketMQ and calls a listener with them.
 
     Settings are attributes and keywords, with Java's names in snake case and Java's units (``ConsumerConfig`` lists
@@ -391,17 +391,6 @@ class DefaultMQPushConsumer(ConsumerConfig):
 
     def _set_paused(self, paused: bool) -> None:
         self._running().set_paused(paused)
-
-    def __enter__(self) -> Self:
-        """``start``."""
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """``shutdown``."""
-        self.shutdown()
 
     def __repr__(self) -> str:
         return f"<DefaultMQPushConsumer {self.group} {self._state.value} {sorted(self._subscriptions)}>"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rocketmq_py.client_instance import FORKED
 from rocketmq_py.errors import ConfigError, IllegalStateError
 from rocketmq_py.model import names
 from rocketmq_py.model.config import ClientConfig, check_names, check_range
+from rocketmq_py.model.life_cycle import StartedByWith
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.subscription import SUB_ALL, MessageSelector, SubscriptionData, build_selected
 from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
@@ -21,7 +21,7 @@ INVISIBLE_MIN_MS = 10_000
 INVISIBLE_MAX_MS = 12 * 3_600_000
 
 
-class SimpleConsumer(ClientConfig):
+class SimpleConsumer(ClientConfig, StartedByWith):
     """Receives, acknowledges, and puts off messages; no listener, no threads of its own that consume.
 
     Args:
@@ -170,17 +170,6 @@ class SimpleConsumer(ClientConfig):
         if client.client.forked:
             raise IllegalStateError(FORKED.format("consumer"))
         return client
-
-    def __enter__(self) -> Self:
-        """``start``."""
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """``shutdown``."""
-        self.shutdown()
 
     def __repr__(self) -> str:
         state = "running" if self._client is not None else "shut down" if self._closed else "not started"
