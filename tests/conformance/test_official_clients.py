@@ -158,6 +158,8 @@ def test_go_consumers_and_a_go_producer_work_against_the_embedded_broker(
         numbered = {f"{kind}-{number}" for kind in ("sync", "batch") for number in range(COUNT)}
         check_consumed(program, numbered | {"delayed"}, ("concurrent", "broadcast", "orderly"), 60)
         assert Counter(fields[1] for fields in program.lines if fields[0] == "failed") == {f"sync-{COUNT - 1}": 1}
+        # Before the end: a Go consumer that is stopped right behind a listener call does not commit that any more.
+        ends = [embedded.max_offsets(topic)] * 2
+        groups = (f"concurrent-{suffix}", f"orderly-{suffix}")
+        eventually(lambda: [embedded.committed_offsets(group, topic) for group in groups] == ends, 30, "its commits")
         program.end()
-    for group in ("concurrent", "orderly"):
-        assert embedded.committed_offsets(f"{group}-{suffix}", topic) == embedded.max_offsets(topic)
