@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import repeat
 
 from rocketmq_py.consumer.consumer_stats_manager import NOTED_MSGS_BITS, GroupStats, TopicStats
 from rocketmq_py.consumer.hooks import ConsumeMessageHook
@@ -42,8 +43,8 @@ _log = logging.getLogger(__name__)
 
 _MINUTE_MS = 60_000
 
-# Messages (a list of its own: failed ones are taken out of it), their window, their queue.
-ConsumeRequest = tuple[list[MessageExt], ProcessQueue, MessageQueue, TopicStats]
+# Messages, their window, their queue.
+ConsumeRequest = tuple[Sequence[MessageExt], ProcessQueue, MessageQueue, TopicStats]
 
 
 class ConsumeMessageConcurrentlyService:
@@ -127,9 +128,8 @@ class ConsumeMessageConcurrentlyService:
         Behaviour: CC-01. Source: ConsumeMessageConcurrentlyService.submitConsumeRequest.
         """
         queue.settle = partial(self._settle, queue, mq)
-        stats = self._stats[mq.topic]
-        size = self._config.consume_message_batch_max_size
-        self._pool.submit_all([(batch, queue, mq, stats) for batch in batches(msgs, size)])
+        pieces = batches(msgs, self._config.consume_message_batch_max_size)
+        self._pool.submit_all(list(zip(pieces, repeat(queue), repeat(mq), repeat(self._stats[mq.topic]))))
 
     def _consume(self, request: ConsumeRequest) -> None:
         """Source: ConsumeRequest.run, processConsumeResult. Hot: runs once per batch, per message at batch size 1.
@@ -169,9 +169,10 @@ class ConsumeMessageConcurrentlyService:
         Behaviour: CC-17. Source: the end of ConsumeMessageConcurrentlyService.processConsumeResult.
         """
         finished: list[MessageExt] = []
+        note, take = finished.append, queue.finished.popleft
         with suppress(IndexError):
             while True:
-                finished.append(queue.finished.popleft())
+                note(take())
         if finished and (offset := queue.remove_message(finished)) >= 0:
             self._offset_store.update_offset(mq, offset, increase_only=True)
         self._acknowledge(mq, finished)

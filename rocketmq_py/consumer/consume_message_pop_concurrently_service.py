@@ -31,7 +31,7 @@ GIVE_BACK_MS = 1_000
 _log = logging.getLogger(__name__)
 
 # Messages, their queue's counter, their queue, when their lease ends (monotonic ms), how long it is.
-PopConsumeRequest = tuple[list[MessageExt], PopProcessQueue, MessageQueue, int, int]
+PopConsumeRequest = tuple[Sequence[MessageExt], PopProcessQueue, MessageQueue, int, int]
 
 
 class ConsumeMessagePopConcurrentlyService:

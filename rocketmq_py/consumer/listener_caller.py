@@ -235,13 +235,11 @@ class ConcurrentListenerCaller(ListenerCaller[ConsumeConcurrentlyContext, Consum
             return range(size)
 
 
-def batches(msgs: list[MessageExt], size: int) -> list[list[MessageExt]]:
-    """Consecutive slices of ``size``, each a list of its own, the last one shorter; few messages are one batch."""
-    if len(msgs) <= size:
-        return [msgs]
+def batches(msgs: Sequence[MessageExt], size: int) -> list[tuple[MessageExt, ...]]:
+    """Consecutive pieces of ``size``, the last one shorter; as tuples, which listeners get as they are."""
     if size == 1:
-        return [[msg] for msg in msgs]
-    return [msgs[start : start + size] for start in range(0, len(msgs), size)]
+        return list(zip(msgs, strict=True))
+    return [tuple(msgs[start : start + size]) for start in range(0, len(msgs), size)]
 
 
 def _shown(answer: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
@@ -16,8 +16,7 @@ from rocketmq_py.model.results import ConsumeInitMode, PopResult, PullResult, Qu
 from rocketmq_py.model.subscription import SubscriptionData
 
 
-@dataclass(frozen=True, slots=True)
-class PullCall:
+class PullCall(NamedTuple):
     """One pull. Source: PullAPIWrapper.pullKernelImpl.
 
     Attributes:

@@ -17,7 +17,7 @@ from rocketmq_py.grpc_v2.endpoints import Endpoints
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.codes import MessageSysFlag
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
-from rocketmq_py.model.message import RESERVED_PROPERTIES, MessageConst, MessageExt, PullBounds, pack_host
+from rocketmq_py.model.message import RESERVED_PROPERTIES, MessageConst, MessageExt, MessageHead, PullBounds, pack_host
 from rocketmq_py.model.retry_policy import ConsumerTerms, ProducerTerms, RetryPolicy
 from rocketmq_py.model.subscription import SQL92, SubscriptionData
 
@@ -86,7 +86,7 @@ def received(message: pb.Message, topic: str, endpoints: Endpoints, broker_name:
     result._raw_properties = b""
     result._reconsume_times = attempt
     result._bounds = PullBounds(-1, -1, broker_name) if broker_name else None
-    result._head = (
+    result._head = MessageHead(
         0, 0, 0, system.queue_id, 0, system.queue_offset, 0, sys_flag, _ms(system.born_timestamp), born_host,
         _ms(system.store_timestamp), store_host, attempt, 0,
     )  # fmt: skip

@@ -1,13 +1,14 @@
 """Messages: what a producer sends and what a listener gets.
 
 ``MessageExt`` is made on the hot path (one per message pulled), so it keeps what the wire gave it and translates when
-asked: the fixed-size part of the record stays the tuple in which ``struct`` unpacked it, properties stay bytes until
-somebody reads one, ids and hosts are computed on access.
+asked: the fixed-size part of the record and the properties stay bytes until somebody reads one of them, ids and hosts
+are computed on access.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -245,6 +246,27 @@ class MessageHead(NamedTuple):
     reconsume_times: int
     prepared_transaction_offset: int
 
+    @classmethod
+    def unpack(cls, record: bytes) -> MessageHead:
+        """Read the beginning of a stored message.
+
+        Raises:
+            struct.error, IndexError: it is cut short.
+        """
+        return cls._make(HEAD_LAYOUTS[record[SYS_FLAG_LOW_BYTE] & V6_HOSTS].unpack_from(record))
+
+
+V6_HOSTS = MessageSysFlag.BORNHOST_V6 | MessageSysFlag.STOREHOST_V6
+SYS_FLAG_LOW_BYTE = 39
+
+HEAD_LAYOUTS = {
+    v6: struct.Struct(
+        f">iiiiiqqiq{20 if v6 & MessageSysFlag.BORNHOST_V6 else 8}sq{20 if v6 & MessageSysFlag.STOREHOST_V6 else 8}siq"
+    )
+    for v6 in (0, MessageSysFlag.BORNHOST_V6, MessageSysFlag.STOREHOST_V6, V6_HOSTS)
+}
+"""The fields of ``MessageHead`` by the sys flag's bits of ``V6_HOSTS``."""
+
 
 class PullBounds(NamedTuple):
     """What a pull tells about the queue; its messages share it instead of carrying three properties each."""
@@ -269,6 +291,7 @@ class MessageExt:
 
     __slots__ = (
         "_bounds",
+        "_consume_start_ms",
         "_head",
         "_properties",
         "_raw_properties",
@@ -281,11 +304,12 @@ class MessageExt:
     body: bytes
     queue_offset: int
     _topic: str
-    _head: tuple[int | bytes, ...]
+    _head: bytes | MessageHead  # bytes until somebody asks
     _raw_properties: bytes
     _properties: dict[str, str] | None
     _reconsume_times: int
     _bounds: PullBounds | None
+    _consume_start_ms: int  # monotonic, set when a listener gets it. Java: the property CONSUME_START_TIME
 
     def __init__(
         self,
@@ -344,52 +368,55 @@ class MessageExt:
     @property
     def head(self) -> MessageHead:
         """All fixed-size fields at once, as stored."""
-        return MessageHead._make(self._head)
+        head = self._head
+        if isinstance(head, bytes):
+            head = self._head = MessageHead.unpack(head)
+        return head
 
     @property
     def queue_id(self) -> int:
         """Number of the queue within its broker and topic, from 0; of a retried message that of the retry topic."""
-        return self._head[3]  # type: ignore[return-value]
+        return self.head.queue_id
 
     @property
     def flag(self) -> int:
         """The integer that the sender set for its own use."""
-        return self._head[4]  # type: ignore[return-value]
+        return self.head.flag
 
     @property
     def commit_log_offset(self) -> int:
         """Physical offset of the stored message in bytes; names the message in a send-back."""
-        return self._head[6]  # type: ignore[return-value]
+        return self.head.commit_log_offset
 
     @property
     def sys_flag(self) -> int:
         """Bits of ``MessageSysFlag``; the compression bit is off, because the body is decompressed."""
-        return self._head[7]  # type: ignore[return-value]
+        return self.head.sys_flag
 
     @property
     def born_timestamp(self) -> int:
         """When the producer sent it, ms since 1970 by its clock."""
-        return self._head[8]  # type: ignore[return-value]
+        return self.head.born_timestamp
 
     @property
     def store_timestamp(self) -> int:
         """When the broker stored it, ms since 1970 by its clock."""
-        return self._head[10]  # type: ignore[return-value]
+        return self.head.store_timestamp
 
     @property
     def born_host(self) -> tuple[str, int]:
         """Address and port of the producer."""
-        return unpack_host(self._head[9])  # type: ignore[arg-type]
+        return unpack_host(self.head.born_host)
 
     @property
     def store_host(self) -> tuple[str, int]:
         """Address and port of the broker."""
-        return unpack_host(self._head[11])  # type: ignore[arg-type]
+        return unpack_host(self.head.store_host)
 
     @property
     def prepared_transaction_offset(self) -> int:
         """Physical offset of the half message it was committed from, 0 for none."""
-        return self._head[13]  # type: ignore[return-value]
+        return self.head.prepared_transaction_offset
 
     @property
     def broker_name(self) -> str:
@@ -435,8 +462,7 @@ class MessageExt:
     @property
     def offset_msg_id(self) -> str:
         """The broker's id: store host and physical offset as upper-case hex. Source: MessageDecoder.createMessageId."""
-        host: bytes = self._head[11]  # type: ignore[assignment]
-        return (host + self.commit_log_offset.to_bytes(8, "big", signed=True)).hex().upper()
+        return (self.head.store_host + self.commit_log_offset.to_bytes(8, "big", signed=True)).hex().upper()
 
     @property
     def transaction_id(self) -> str | None:

@@ -1,8 +1,8 @@
 """Stored messages, batches and message ids, as bytes and back.
 
 ``decode_messages`` is the hottest loop of the package: every message pulled goes through it. About 1 us per message
-(``benchmarks/test_decode_benchmark.py``); what makes it fast is one ``struct`` call per message, whose tuple is kept as
-it is, a topic that is decoded once, and properties that stay bytes until somebody reads one.
+(``benchmarks/test_decode_benchmark.py``); what makes it fast is one ``struct`` call per message for what every
+message is asked for, a topic that is decoded once, and a head and properties that stay bytes until somebody reads them.
 
 Source: MessageDecoder, MessageVersion, MessageExtEncoder, PullAPIWrapper.processPullResult.
 """
@@ -20,6 +20,9 @@ from rocketmq_py.errors import ConfigError, ProtocolError
 from rocketmq_py.model.codes import MessageSysFlag
 from rocketmq_py.model.compression import MAX_DECOMPRESSED_BYTES, decompress
 from rocketmq_py.model.message import (
+    HEAD_LAYOUTS,
+    SYS_FLAG_LOW_BYTE,
+    V6_HOSTS,
     MessageExt,
     MessageHead,
     PullBounds,
@@ -39,18 +42,15 @@ _MAGIC_V2 = -626_843_477  # topic length in 2 bytes
 
 _NEED_UNWRAP = 0x40
 _INNER_BATCH = 0x80
-_V6_HOSTS = MessageSysFlag.BORNHOST_V6 | MessageSysFlag.STOREHOST_V6
 _NOT_PLAIN = MessageSysFlag.COMPRESSED | _INNER_BATCH
 
-# The fields of MessageHead, then the body's length: unsigned, so that a negative one points far behind the end.
-_HEADS = {
-    v6: struct.Struct(
-        f">iiiiiqqiq{20 if v6 & MessageSysFlag.BORNHOST_V6 else 8}sq{20 if v6 & MessageSysFlag.STOREHOST_V6 else 8}siqI"
-    )
-    for v6 in (0, MessageSysFlag.BORNHOST_V6, MessageSysFlag.STOREHOST_V6, _V6_HOSTS)
+_BODY_SIZE = struct.Struct(">I")  # behind the head; unsigned, so that a negative one points far behind the end
+
+# What every message is asked for: size, magic, queue offset, sys flag, attempts, the body's size; where the body is.
+_HEAD_READERS = {
+    v6: (struct.Struct(f">ii12xq8xi{layout.size - 52}xi8xI").unpack_from, layout.size + _BODY_SIZE.size)
+    for v6, layout in HEAD_LAYOUTS.items()
 }
-_HEAD_READERS = {v6: (head.unpack_from, head.size) for v6, head in _HEADS.items()}
-_SYS_FLAG_LOW_BYTE = 39
 _QUEUE_AND_OFFSET = struct.Struct(">12xi4xq")
 
 _BATCH_HEAD = struct.Struct(">iiiiI")  # size, magic 0, CRC 0, flag, length of the body
@@ -94,13 +94,13 @@ def decode_messages(
     raw_topic, topic = b"", ""
     try:
         while position < total:
-            unpack, head_size = readers[body[position + _SYS_FLAG_LOW_BYTE] & _V6_HOSTS]
-            head = unpack(body, position)
-            size, magic, _, _, _, queue_offset, _, sys_flag, _, _, _, _, reconsume_times, _, body_size = head
+            unpack, head_size = readers[body[position + SYS_FLAG_LOW_BYTE] & V6_HOSTS]
+            size, magic, queue_offset, sys_flag, reconsume_times, body_size = unpack(body, position)
             # A length that lies makes an index run out of the body, or the parts' sum differ from the size.
             start = position + head_size
             end = start + body_size
             message = new(MessageExt)
+            message._head = body[position:start]
             message.body = body[start:end]
             if magic == _MAGIC_V1:
                 start = end + 1
@@ -123,7 +123,6 @@ def decode_messages(
                 )
             message.queue_offset = queue_offset
             message._reconsume_times = reconsume_times
-            message._head = head[:14]
             message._properties = None
             message._bounds = bounds
             if sys_flag & _NOT_PLAIN:
@@ -155,17 +154,17 @@ def decode_stored(data: bytes) -> StoredMessage:
         ProtocolError: it is malformed.
     """
     try:
-        layout = _HEADS[data[_SYS_FLAG_LOW_BYTE] & _V6_HOSTS]
-        *head, body_size = layout.unpack_from(data)
-        body_end = layout.size + body_size
-        wide = head[1] == _MAGIC_V2
-        topic_start = body_end + 1 + wide
+        head = MessageHead.unpack(data)
+        size_start = HEAD_LAYOUTS[head.sys_flag & V6_HOSTS].size
+        body_start = size_start + _BODY_SIZE.size
+        body_end = body_start + _BODY_SIZE.unpack_from(data, size_start)[0]
+        topic_start = body_end + 1 + (head.magic == _MAGIC_V2)
         topic_end = topic_start + int.from_bytes(data[body_end:topic_start], "big")
         properties_start = topic_end + 2
         return StoredMessage(
-            MessageHead._make(head),
+            head,
             data[topic_start:topic_end].decode(),
-            data[layout.size : body_end],
+            data[body_start:body_end],
             parse_properties(data[properties_start:]),
         )
     except (IndexError, ValueError, struct.error):
@@ -192,20 +191,19 @@ def encode_stored(head: MessageHead, topic: str, body: bytes, properties: str) -
         ConfigError: the properties are too long.
         struct.error: the topic is too long, or a number does not fit.
     """
-    born_host, store_host = head[9], head[11]
-    v6 = (MessageSysFlag.BORNHOST_V6 if len(born_host) == 20 else 0) | (
-        MessageSysFlag.STOREHOST_V6 if len(store_host) == 20 else 0
+    v6 = (MessageSysFlag.BORNHOST_V6 if len(head.born_host) == 20 else 0) | (
+        MessageSysFlag.STOREHOST_V6 if len(head.store_host) == 20 else 0
     )
-    layout = _HEADS[v6]
+    layout = HEAD_LAYOUTS[v6]
     raw_topic = topic.encode()
     is_v1 = len(raw_topic) <= _TOPIC_V1_MAX_BYTES
     topic_size = _BYTE.pack(len(raw_topic)) if is_v1 else _SHORT.pack(len(raw_topic))
     tail = b"".join((body, topic_size, raw_topic, _packed_properties(properties)))
     packed = layout.pack(
-        layout.size + len(tail), _MAGIC_V1 if is_v1 else _MAGIC_V2, crc32(body), *head[3:7],
-        head[7] & ~_V6_HOSTS | v6, *head[8:], len(body),
+        layout.size + _BODY_SIZE.size + len(tail), _MAGIC_V1 if is_v1 else _MAGIC_V2, crc32(body), *head[3:7],
+        head.sys_flag & ~V6_HOSTS | v6, *head[8:],
     )  # fmt: skip
-    return packed + tail
+    return packed + _BODY_SIZE.pack(len(body)) + tail
 
 
 def encode_batch(parts: Iterable[tuple[bytes, int, Mapping[str, str]]]) -> bytes:

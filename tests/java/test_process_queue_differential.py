@@ -71,6 +71,7 @@ class OurProcessQueue:
         self._runtime = ManualRuntime()
         self._broker = _Broker()
         self._queue = ProcessQueue(clock=self._runtime.clock)
+        self._put: dict[int, MessageExt] = {}
 
     @functools.cached_property
     def _service(self) -> ConsumeMessageConcurrentlyService:
@@ -93,7 +94,9 @@ class OurProcessQueue:
         queue = self._queue
         match name:
             case "put":
-                return _text(queue.put_message(_messages(words)))
+                msgs = _messages(words)
+                self._put |= {msg.queue_offset: msg for msg in msgs}
+                return _text(queue.put_message(msgs))
             case "remove":
                 return _text(queue.remove_message(_messages(words)))
             case "take":
@@ -111,7 +114,8 @@ class OurProcessQueue:
             case "clear":
                 queue.clear()
             case "begin":
-                queue.begin_consume(_messages(words))
+                asked = {msg.queue_offset for msg in _messages(words)}
+                queue.begin_consume([self._put[offset] for offset in queue.offsets()[0] if offset in asked])
             case "fail":
                 self._broker.failing_offsets = {message.queue_offset for message in _messages(words)}
             case "clean":

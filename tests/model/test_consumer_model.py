@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -84,7 +83,7 @@ class Ledger(FakeBroker):
             self.update_consumer_offset(call.group, call.mq, call.commit_offset)
         if call.offset < self.offsets.get((call.group, call.mq), 0):
             self.violations.append(f"I4: the pull of {call.mq} from {call.offset} starts before what is committed")
-        super().pull_message(replace(call, commit_offset=-1), on_result, on_error)
+        super().pull_message(call._replace(commit_offset=-1), on_result, on_error)
 
     def update_consumer_offset(self, group: str, mq: MessageQueue, offset: int) -> None:
         self.commit(mq, offset)

@@ -140,7 +140,7 @@ class Broker(FakeBroker):
             self.world.commit(self.client_id, call.mq, call.commit_offset)
         super().pull_message(
             # What it commits was looked at above.
-            PullCall(**{name: getattr(call, name) for name in call.__slots__} | {"commit_offset": 0}),
+            call._replace(commit_offset=0),
             on_result,
             on_error,
         )

@@ -16,7 +16,7 @@ from sortedcontainers import SortedSet
 from rocketmq_py.consumer.process_queue import NO_OFFSET, ProcessQueue
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.testing import ManualClock
-from tests.unit.support import message, messages, offsets
+from tests.unit.support import message, offsets
 
 OFFSETS = st.integers(0, 40)
 FULL = settings.get_current_profile_name() == "full"
@@ -172,7 +172,7 @@ class ConcurrentWindow(_Window):
 
     @rule(offsets_=st.lists(OFFSETS, max_size=6))
     def a_listener_gets(self, offsets_: list[int]) -> None:
-        self.queue.begin_consume(messages(*offsets_))
+        self.queue.begin_consume([self.waiting.get(offset, message(offset)) for offset in offsets_])
         for offset in offsets_:
             if offset in self.waiting:
                 self.started[offset] = self.clock.monotonic_ms()

@@ -191,9 +191,10 @@ def test_a_window_of_messages_that_all_wait_behind_one_says_which_one() -> None:
     core.service.start()
     core.begin()
     window = core.windows[mq()]
-    window.put_message(messages(*range(10)))
-    window.begin_consume(messages(0))
-    window.remove_message(messages(*range(1, 10)))
+    msgs = messages(*range(10))
+    window.put_message(msgs)
+    window.begin_consume(msgs[:1])
+    window.remove_message(msgs[1:])
     core.runtime.advance(40_000)
     assert core.counters.snapshot()[Event.STUCK_HEAD] >= 1
     head = window.head()

@@ -603,8 +603,8 @@ def test_what_is_finished_while_a_sweep_sends_another_message_back_is_not_sent_b
 
     core = Consuming(broker=Broker())
     core.pool.held = True
-    _, behind = core.consume(0, 1)
-    core.window.begin_consume(messages(0, 1))
+    head, behind = core.consume(0, 1)
+    core.window.begin_consume([head, behind])
     core.clock.advance(TIMEOUT_MS + 1)
     core.service.clean_expired_messages()
     assert [msg.queue_offset for msg, _ in core.broker.sent_back] == [0]

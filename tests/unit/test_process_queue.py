@@ -296,8 +296,9 @@ def test_clearing_forgets_every_message_and_leaves_the_flags(queue: ProcessQueue
 
 @pytest.mark.behaviour("PQ-15")
 def test_clearing_forgets_what_was_put_last_and_since_when_messages_are_consumed(queue: ProcessQueue) -> None:
-    queue.put_message(messages(1, 50))
-    queue.begin_consume(messages(1, 50))
+    msgs = messages(1, 50)
+    queue.put_message(msgs)
+    queue.begin_consume(msgs)
     queue.clear()
     queue.put_message(messages(1))
     head = queue.head()
@@ -363,12 +364,13 @@ def test_the_consume_time_runs_from_the_call_of_the_listener_not_from_the_pull(
     queue: ProcessQueue, clock: ManualClock
 ) -> None:
     assert queue.head() is None
-    queue.put_message(messages(1, 2, 3))
+    msgs = messages(1, 2, 3)
+    queue.put_message(msgs)
     clock.advance(1_000)
     head = queue.head()
     assert head is not None
     assert (head.message.queue_offset, head.consuming_ms, head.behind) == (1, None, 2)
-    queue.begin_consume(messages(1))
+    queue.begin_consume(msgs[:1])
     clock.advance(250)
     head = queue.head()
     assert head is not None
@@ -378,8 +380,9 @@ def test_the_consume_time_runs_from_the_call_of_the_listener_not_from_the_pull(
 @pytest.mark.behaviour("PQ-16")
 @pytest.mark.parametrize("ended", ["removed", "put again"])
 def test_an_offset_that_ended_or_came_again_has_no_consume_time(queue: ProcessQueue, ended: str) -> None:
-    queue.put_message(messages(1, 2))
-    queue.begin_consume(messages(1, 2))
+    msgs = messages(1, 2)
+    queue.put_message(msgs)
+    queue.begin_consume(msgs)
     if ended == "removed":
         queue.remove_message(messages(1))
     queue.put_message(messages(1))

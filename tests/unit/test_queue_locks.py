@@ -526,8 +526,9 @@ def test_what_fails_in_broadcasting_is_passed_over_and_counted(caplog: pytest.Lo
 def test_what_expires_in_broadcasting_is_passed_over_and_not_sent_to_a_topic_that_nobody_reads() -> None:
     core = Core(message_model=MessageModel.BROADCASTING)
     core.begin()
-    core.windows[mq()].put_message(messages(0))
-    core.windows[mq()].begin_consume(messages(0))
+    msgs = messages(0)
+    core.windows[mq()].put_message(msgs)
+    core.windows[mq()].begin_consume(msgs)
     core.clock.advance(15 * 60_000 + 1)
     core.service.clean_expired_messages()
     assert core.windows[mq()].msg_count == 0
