@@ -97,6 +97,7 @@ class Connection:
         self._outbox_bytes = 0
         self._writing = False
         self._interposed: deque[bytes] = deque()
+        self._gathered: list[bytes] | None = None  # while what was read is handed on
         self._pending: dict[int, PendingCall] = {}
         loop.add(self)
 
@@ -168,6 +169,9 @@ class Connection:
         self._send_or_keep(frame if self._tls is None else self._tls.encrypt(frame))
 
     def _send_or_keep(self, data: bytes) -> None:
+        if self._gathered is not None and self._loop.is_current_thread():
+            self._gathered.append(data)
+            return
         if not self._outbox:
             try:
                 sent = self.socket.send(data)
@@ -234,13 +238,25 @@ class Connection:
         reader = self._reader
         reader.received(count)
         self._time_outs_in_silence = 0
-        while (command := reader.next_frame()) is not None:
-            self.heard = True
-            # Both sides count their own opaques: the flag decides first.
-            if command.is_response:
-                self._answered(command)
-            else:
-                self._on_request(self, command)
+        # Mostly several answers are read at once, and each brings on the next pull: sent one by one, they would cost a
+        # call to the system each, at which a consume thread takes the interpreter.
+        self._gathered = []
+        try:
+            while (command := reader.next_frame()) is not None:
+                self.heard = True
+                # Both sides count their own opaques: the flag decides first.
+                if command.is_response:
+                    self._answered(command)
+                else:
+                    self._on_request(self, command)
+        finally:
+            self._send_gathered()
+
+    def _send_gathered(self) -> None:
+        with self._lock:
+            gathered, self._gathered = self._gathered, None
+            if gathered and not self.closed:
+                self._send_or_keep(b"".join(gathered))
 
     def _answered(self, command: RemotingCommand) -> None:
         with self._lock:

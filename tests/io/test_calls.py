@@ -494,7 +494,8 @@ class Pair:
     def __init__(self, loop: IoLoop) -> None:
         ours, self.theirs = socket.socketpair()
         self.closed = 0
-        self.connection = Connection("there:1", _Named(ours), loop, self._asked, self._closed)
+        self.ours = _Named(ours)
+        self.connection = Connection("there:1", self.ours, loop, self._asked, self._closed)
 
     def _asked(self, connection: Connection, command: RemotingCommand) -> None: ...
 
@@ -503,10 +504,15 @@ class Pair:
 
 
 class _Named(socket.socket):
-    """A socket of a pair that has addresses as a TCP socket has."""
+    """A socket of a pair that has addresses as a TCP socket has, and counts its sends."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self.sends = 0
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.sends += 1
+        return super().send(data, flags)
 
     def setsockopt(self, *args: Any) -> None: ...
 
@@ -533,6 +539,35 @@ def test_closing_tells_once_however_often_it_is_closed() -> None:
     with pytest.raises(ConnectError, match="was closed"):
         pair.connection.send(encode({}))
     assert outcome.count == 1
+
+
+def test_requests_that_answers_read_together_bring_on_leave_together() -> None:
+    loop = IoLoop(ThreadRuntime())
+    pair = Pair(loop)
+    second = [Outcome() for _ in range(3)]
+
+    def ask_on(number: int, outcome: Outcome) -> PendingCall:
+        def on_reply(reply: RemotingCommand) -> None:
+            again = PendingCall(second[number].on_reply, second[number].on_error, 2**60)
+            pair.connection.call(-10 - number, encode({"number": number}), again)
+            outcome.on_reply(reply)
+
+        return PendingCall(on_reply, outcome.on_error, 2**60)
+
+    first = [Outcome() for _ in range(3)]
+    for number, outcome in enumerate(first):
+        pair.connection.call(-1 - number, encode({}), ask_on(number, outcome))
+    pair.theirs.recv(1_000_000)
+    pair.ours.sends = 0
+    pair.theirs.sendall(b"".join(encode_reply(-1 - number) for number in range(3)))
+    assert all(outcome.told.wait(BOUND_S) for outcome in first)
+    assert pair.theirs.recv(1_000_000) == b"".join(encode({"number": number}) for number in range(3))
+    assert pair.ours.sends == 1
+    pair.theirs.sendall(b"".join(encode_reply(-10 - number) for number in range(3)))
+    assert all(outcome.told.wait(BOUND_S) for outcome in second)
+    loop.shutdown()
+    pair.theirs.close()
+    assert [outcome.count for outcome in first + second] == [1] * 6
 
 
 def test_a_connection_of_its_own_lane_is_not_touched_by_the_end_of_another(
