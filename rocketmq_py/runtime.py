@@ -230,11 +230,15 @@ class _Lock:
         return self._lock.acquire(timeout=max(timeout_ms, 0) / 1000)
 
 
-class _Stop:
-    """Tells one worker to end; put behind the items that are still to be run."""
+class _Mark:
+    """What a worker is told in the place of an item."""
 
 
-_STOP = _Stop()
+_STOP = _Mark()
+"""End; put behind the items that are still to be run."""
+
+_GO = _Mark()
+"""Work at once; in a wake."""
 
 
 class _WorkerPool(Generic[T]):
@@ -243,20 +247,23 @@ class _WorkerPool(Generic[T]):
     At most one worker at a time is on its way to work. When it finds that nobody has taken the oldest item since it was
     woken, it takes it and wakes the next worker: 20 are at work within a millisecond when items are slow. As long as
     others take items it stands by: two workers would do quick items no faster than one, but spend half their time in
-    handing the interpreter and each other's locks to and fro.
+    handing the interpreter and each other's locks to and fro. What comes when all others have gone to rest does not
+    wait for it: another one is woken, to work at once.
     """
 
     def __init__(self, clock: Clock, name: str, size: int, run: Callable[[T], None]) -> None:
         self._clock = clock
         self._run = run
-        self._items: deque[T | _Stop] = deque()
-        self._wakes: queue.SimpleQueue[T | _Stop | None] = queue.SimpleQueue()  # each with the oldest item then
-        self._stand_by = threading.Lock()  # never free: to wait for a moment
-        self._stand_by.acquire()
+        self._items: deque[T | _Mark] = deque()
+        self._wakes: queue.SimpleQueue[T | _Mark | None] = queue.SimpleQueue()  # each with the oldest item then, or _GO
+        self._moment = threading.Lock()  # never free: to wait for a moment
+        self._moment.acquire()
         self._resting = 0  # workers that wait for a wake that nobody has sent yet
         self._waking = False  # a wake was sent and its worker has not begun
+        self._stands_by = False  # it has looked and found that others take items
+        self._at_work = 0  # workers that neither rest nor are on their way
         self._stopped = False
-        self._lock = Mutex()  # guards the two above, and the threads; one shutdown is the first
+        self._lock = Mutex()  # guards the four above, and the threads; one shutdown is the first
         self._name = name
         self._numbers = itertools.count(1)
         self._size = 0
@@ -275,7 +282,9 @@ class _WorkerPool(Generic[T]):
                 continue
             if items and self._resting and not self._waking:
                 self._wake()
-            if isinstance(item, _Stop):
+            if isinstance(item, _Mark):
+                with self._lock:
+                    self._at_work -= 1
                 return
             try:
                 run(item)
@@ -289,21 +298,39 @@ class _WorkerPool(Generic[T]):
             if self._items:
                 return
             self._resting += 1
+            self._at_work -= 1
         oldest = self._wakes.get()
-        while (now_oldest := self._oldest()) is not oldest:
+        if oldest is _GO:
+            return
+        while (now_oldest := self._oldest()) is not oldest and self._stand_by():
             oldest = now_oldest
-            self._stand_by.acquire(timeout=STAND_BY_S)
         with self._lock:
-            self._waking = False
+            self._waking = self._stands_by = False
+            self._at_work += 1
+
+    def _stand_by(self) -> bool:
+        """Wait for a moment; False, at once, when nobody else would take what there is."""
+        with self._lock:
+            if self._items and not self._at_work:
+                return False
+            self._stands_by = True
+        self._moment.acquire(timeout=STAND_BY_S)
+        return True
 
     def _wake(self) -> None:
         with self._lock:
-            if self._resting and not self._waking:
+            if not self._resting:
+                return
+            if not self._waking:
                 self._resting -= 1
                 self._waking = True
                 self._wakes.put(self._oldest())
+            elif self._stands_by and not self._at_work:
+                self._resting -= 1
+                self._at_work += 1
+                self._wakes.put(_GO)
 
-    def _oldest(self) -> T | _Stop | None:
+    def _oldest(self) -> T | _Mark | None:
         try:
             return self._items[0]
         except IndexError:
@@ -330,6 +357,7 @@ class _WorkerPool(Generic[T]):
             self._threads = [thread for thread in self._threads if not thread.join(0)]
             for _ in range(size - self._size):
                 self._threads.append(_Thread(f"{self._name}{next(self._numbers)}", self._work))
+                self._at_work += 1
             self._put_stop_marks(self._size - size)
             self._size = size
 
@@ -359,7 +387,7 @@ class _WorkerPool(Generic[T]):
         forgotten = 0
         while True:
             try:
-                forgotten += not isinstance(self._items.popleft(), _Stop)
+                forgotten += not isinstance(self._items.popleft(), _Mark)
             except IndexError:
                 return forgotten
 

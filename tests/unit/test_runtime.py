@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rocketmq_py import runtime
 from rocketmq_py.runtime import Queue, Scheduler, ThreadRuntime, WorkerPool
 from rocketmq_py.testing import ManualClock
 
@@ -106,6 +107,20 @@ def test_a_slow_item_holds_up_none_that_came_behind_it(work: Work) -> None:
     pool.submit_all(range(1_000))
     assert eventually_done(work, 1_000)
     work.go_on.set()
+    assert pool.shutdown(BOUND_MS) is True
+
+
+@pytest.mark.behaviour("RN-08")
+def test_what_comes_when_the_others_rest_does_not_wait_for_the_one_that_stands_by(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "STAND_BY_S", 0.5)
+    pool = ThreadRuntime().worker_pool("pool-at-once-", 3, work.run)
+    began = time.monotonic()
+    for _ in range(50):
+        pool.submit_all(range(64))
+        assert eventually_done(work, 64)
+    assert time.monotonic() - began < BOUND_S
     assert pool.shutdown(BOUND_MS) is True
 
 
