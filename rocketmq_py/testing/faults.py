@@ -73,13 +73,14 @@ class Faults:
         self._add(_Kind.DISCONNECT, codes, times)
 
     def clear(self) -> None:
-        """Nothing goes wrong any more."""
+        """Nothing goes wrong any more; ``happened`` counts from 0 again."""
         with self._lock:
             self._waiting.clear()
+            self._happened = 0
 
     @property
     def happened(self) -> int:
-        """How many requests met a fault so far."""
+        """How many requests met a fault since the last ``clear``; the fixture's begin with the test."""
         with self._lock:
             return self._happened
 

@@ -1,7 +1,7 @@
 """Fixtures for tests of RocketMQ applications; pytest finds them wherever this package is installed.
 
-A test that asks for one of them runs against an embedded broker in its own process, and must leave no thread of this
-package and no connection to the broker behind.
+A test that asks for one of them, but for the clock, runs against an embedded broker in its own process. With a topic, a
+consumer or a producer it must leave no thread of this package and no connection to the broker behind.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,8 +32,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def _example() -> str:
+    """The test that the documentation prints."""
+    page = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n([^`]*^def test_an_order[^`]*)^```$", page, re.MULTILINE)
+    assert isinstance(example, str)
+    return example
+
+
 def run_pytest(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     project = shutil.copytree(ROOT / "tests" / "sample_project", folder / "project")
+    (project / "test_example.py").write_text(_example(), encoding="utf-8")
     return subprocess.run(
         [sys.executable, "-P", "-c", RUN, "-p", "no:cacheprovider", "-W", "error", "-rA", "--tb=short", *arguments],
         cwd=project, capture_output=True, text=True, timeout=240,
@@ -45,7 +55,7 @@ def test_a_project_of_its_own_passes_with_the_fixtures_of_the_wheel(installed: P
     ran = run_pytest(installed, tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.splitlines()[-1].startswith(f"{installed}{os.sep}rocketmq_py"), "it is the wheel's package"
-    assert "7 passed" in ran.stdout
+    assert "8 passed" in ran.stdout
     assert "rocketmq-py" in ran.stdout.split("plugins:")[1].splitlines()[0]
 
 
