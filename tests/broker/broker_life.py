@@ -1,8 +1,8 @@
 """A whole broker on a disk that fails or loses power, its clients, and what they know afterwards.
 
 Clients send, delay, consume, send back, commit, pop, decide transactions and acknowledge statuses, time passes, old
-messages go; the broker, its store and the disk are real, the clock and the thread are not. ``Known`` outlives the broker: ``check`` compares it
-with what another broker, opened on what is left, has.
+messages go; the broker, its store and the disk are real, the clock and the thread are not. ``Known`` outlives the
+broker: ``check`` compares it with what another broker, opened on what is left, has.
 """
 
 from __future__ import annotations
