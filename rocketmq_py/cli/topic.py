@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,9 @@ from rocketmq_py.errors import ConfigError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.admin import TopicConfig, perm_text
 from rocketmq_py.model.codes import PermName
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+
+if TYPE_CHECKING:
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 MESSAGE_TYPE = "message.type"
 """Attribute that proxies and gRPC clients go by. Source: TopicAttributes."""
