@@ -47,9 +47,14 @@ Endpoints = Annotated[
 ]  # fmt: skip
 
 
-def _address(namesrv: str | None, endpoints: str | None) -> dict[str, str | None]:
+def _address(context: typer.Context, namesrv: str | None, endpoints: str | None) -> dict[str, str | None]:
     """Where to connect to, as a setting. NAMESRV_ADDR may be set for others: endpoints win."""
-    return {"namesrv_addr": namesrv} if endpoints is None else {"endpoints": endpoints}
+    if endpoints is None:
+        return {"namesrv_addr": namesrv}
+    source = context.get_parameter_source("namesrv")
+    if source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("--namesrv and --endpoints are two ways: give one", param_hint="--endpoints")
+    return {"endpoints": endpoints}
 
 
 def _tell_version(asked: bool) -> None:
@@ -72,6 +77,7 @@ def common(
 
 @app.command()
 def send(
+    context: typer.Context,
     topic: Annotated[str, typer.Option(help="Topic to send to.")],
     source: Annotated[
         Optional[str],  # noqa: UP045
@@ -92,12 +98,13 @@ def send(
         raise typer.BadParameter("the only source is '-', standard input", param_hint="SOURCE")
     bodies = sending.lines(sys.stdin.buffer) if source == "-" else sending.generated(count, size)
     with errors_as_messages():
-        sent = sending.send(_address(namesrv, endpoints), topic, bodies, batch=batch, tags=tags, keys=keys)
+        sent = sending.send(_address(context, namesrv, endpoints), topic, bodies, batch=batch, tags=tags, keys=keys)
     typer.echo(f"sent {sent} message{'' if sent == 1 else 's'} to {topic}")
 
 
 @app.command()
 def consume(
+    context: typer.Context,
     topic: Annotated[str, typer.Option(help="Topic to consume.")],
     group: Annotated[str, typer.Option(help="Consumer group.")],
     namesrv: NameServers = None,
@@ -129,7 +136,7 @@ def consume(
     where, moment = _consume_from(start)
     with errors_as_messages():
         complete = consuming.consume(
-            _address(namesrv, endpoints),
+            _address(context, namesrv, endpoints),
             topic,
             group,
             tags=tags,
