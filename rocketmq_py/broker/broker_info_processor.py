@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rocketmq_py.broker.broker_config import BrokerConfig
 from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
-from rocketmq_py.broker.channel import Channel, Handler, success
+from rocketmq_py.broker.channel import Channel, Handler, refusal, required, success
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.schedule_message_service import ScheduleMessageService
 from rocketmq_py.clock import Clock
 from rocketmq_py.model import fastjson
-from rocketmq_py.model.codes import VERSION, VERSION_DESC, RequestCode
+from rocketmq_py.model.codes import VERSION, VERSION_DESC, RequestCode, ResponseCode
 from rocketmq_py.remoting.frame import RemotingCommand
 
 _NOTHING_WAITS = (
@@ -50,6 +50,9 @@ class BrokerInfoProcessor:
             RequestCode.GET_BROKER_CONFIG: self.get_broker_config,
             RequestCode.UPDATE_BROKER_CONFIG: self.update_broker_config,
             RequestCode.GET_ALL_DELAY_OFFSET: self.get_all_delay_offset,
+            RequestCode.VIEW_BROKER_STATS_DATA: self.view_broker_stats_data,
+            RequestCode.CLEAN_EXPIRED_CONSUMEQUEUE: self.clean,
+            RequestCode.CLEAN_UNUSED_TOPIC: self.clean,
         }
 
     def get_broker_runtime_info(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
@@ -87,6 +90,18 @@ class BrokerInfoProcessor:
         """Tell how far the delay levels have been delivered. Behaviour: AB-18."""
         table = {level: delivered for level, (delivered, _) in self._schedule.running_stats().items()}
         return success(request, body=fastjson.dumps({"offsetTable": table}))
+
+    def view_broker_stats_data(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Tell what a counter did within the last minute, hour and day. Behaviour: AB-18."""
+        name, key = required(request, "statsName"), required(request, "statsKey")
+        told = self._stats.stats_data(name, key)
+        if told is None:
+            return refusal(request, ResponseCode.SYSTEM_ERROR, f"The stats <{name}> <{key}> not exist")
+        return success(request, body=fastjson.dumps(told))
+
+    def clean(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Say that it is done: what is deleted takes its indexes with it, and a topic its queues. Behaviour: AB-25."""
+        return success(request)
 
 
 def _readable(size: float) -> str:

@@ -14,6 +14,9 @@ TOTAL_SAMPLE_MS = 1_000
 """The broker as a whole. Source: StoreStatsService.FREQUENCY_OF_SAMPLING."""
 
 MINUTE_SAMPLES = 7
+HOUR_EVERY, HOUR_SAMPLES = 60, 7
+"""An hour has a sample every 10 minutes, a day every hour."""
+DAY_EVERY, DAY_SAMPLES = 360, 25
 TOTAL_SAMPLES = 601
 """Ten minutes."""
 
@@ -24,14 +27,30 @@ COUNTERS_MAX = 100_000
 class _Counter:
     """One number that only grows."""
 
-    __slots__ = ("samples", "value")
+    __slots__ = ("samples", "times", "value")
 
     def __init__(self, interval_ms: int, kept: int) -> None:
         self.value = 0
+        self.times = 0
         self.samples = Samples(interval_ms, kept)
 
     def sample(self, now_ms: int) -> None:
-        self.samples.take(now_ms, 0, self.value)
+        self.samples.take(now_ms, self.times, self.value)
+
+
+class _Item(_Counter):
+    """Messages of a topic, or of a topic and a group. Source: StatsItem."""
+
+    __slots__ = ("day", "hour")
+
+    def __init__(self) -> None:
+        super().__init__(SAMPLE_MS, MINUTE_SAMPLES)
+        self.hour = Samples(SAMPLE_MS * HOUR_EVERY, HOUR_SAMPLES)
+        self.day = Samples(SAMPLE_MS * DAY_EVERY, DAY_SAMPLES)
+
+    def add(self, count: int) -> None:
+        self.value += count
+        self.times += 1
 
 
 class _Total(_Counter):
@@ -58,11 +77,12 @@ class BrokerStatsManager:
     def __init__(self, loop: Loop, clock: Clock) -> None:
         self._loop = loop
         self._clock = clock
-        self._topic_put: dict[str, _Counter] = {}
-        self._group_get: dict[tuple[str, str], _Counter] = {}
+        self._topic_put: dict[str, _Item] = {}
+        self._group_get: dict[tuple[str, str], _Item] = {}
         self._put = _Total()
         self._get = _Total()
         self._today = self._date()
+        self._rounds = 0
 
     def start(self) -> None:
         """Begin to take samples."""
@@ -75,8 +95,13 @@ class BrokerStatsManager:
     def _sample(self) -> None:
         self._loop.call_later(SAMPLE_MS, self._sample)
         now_ms = self._clock.monotonic_ms()
+        self._rounds += 1
         for counter in (*self._topic_put.values(), *self._group_get.values()):
             counter.sample(now_ms)
+            if self._rounds % HOUR_EVERY == 0:
+                counter.hour.take(now_ms, counter.times, counter.value)
+            if self._rounds % DAY_EVERY == 0:
+                counter.day.take(now_ms, counter.times, counter.value)
 
     def _sample_totals(self) -> None:
         self._loop.call_later(TOTAL_SAMPLE_MS, self._sample_totals)
@@ -93,17 +118,17 @@ class BrokerStatsManager:
         """Messages were stored."""
         counter = self._topic_put.get(topic)
         if counter is None:
-            counter = self._topic_put[topic] = _Counter(SAMPLE_MS, MINUTE_SAMPLES)
-        counter.value += count
+            counter = self._topic_put[topic] = _Item()
+        counter.add(count)
         self._put.value += count
 
     def inc_group_get_nums(self, group: str, topic: str, count: int) -> None:
         """Messages were given to a consumer."""
         counter = self._group_get.get((group, topic))
         if counter is None and len(self._group_get) < COUNTERS_MAX:
-            counter = self._group_get[group, topic] = _Counter(SAMPLE_MS, MINUTE_SAMPLES)
+            counter = self._group_get[group, topic] = _Item()
         if counter is not None:
-            counter.value += count
+            counter.add(count)
         self._get.value += count
 
     def topic_deleted(self, topic: str) -> None:
@@ -128,6 +153,20 @@ class BrokerStatsManager:
         """Messages a second that went to a group, over the last minute."""
         counter = self._group_get.get((group, topic))
         return 0.0 if counter is None else counter.samples.snapshot().tps
+
+    def stats_data(self, name: str, key: str) -> dict[str, object] | None:
+        """What a counter did within the last minute, hour and day; None when there is no such one.
+
+        ``name`` is TOPIC_PUT_NUMS with a topic as key, or GROUP_GET_NUMS with ``topic@group``. Source: BrokerStatsData.
+        """
+        topic, _, group = key.rpartition("@")
+        items = {"TOPIC_PUT_NUMS": self._topic_put.get(key), "GROUP_GET_NUMS": self._group_get.get((group, topic))}
+        item = items.get(name)
+        if item is None:
+            return None
+        spans = {"statsDay": item.day, "statsHour": item.hour, "statsMinute": item.samples}
+        told = {span: samples.snapshot() for span, samples in spans.items()}
+        return {span: {"avgpt": each.avgpt, "sum": each.sum, "tps": each.tps} for span, each in told.items()}
 
     def runtime_info(self) -> dict[str, str]:
         """The totals by the names under which brokers tell them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rocketmq_py.broker.commit_log import CommitLog, Stored
@@ -85,6 +85,15 @@ class ConsumerOffsetManager:
             for topic, progress in topics.items():
                 if progress.committed:
                     yield group, topic, progress.committed
+
+    def query_min_offset_in_all_group(self, topic: str, without: Collection[str]) -> dict[int, int]:
+        """By queue id, the lowest committed offset of all groups but some, where the message is still there."""
+        lowest: dict[int, int] = {}
+        for group, name, committed in self.table():
+            for queue_id, offset in committed.items() if name == topic and group not in without else ():
+                if offset >= self._commit_log.min_offset(QueueKey(topic, queue_id)):
+                    lowest[queue_id] = min(offset, lowest.get(queue_id, offset))
+        return lowest
 
     # Changes.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, integer, refusal, required, success
 from rocketmq_py.broker.commit_log import CommitLog
@@ -68,28 +69,39 @@ class MessageStatusProcessor:
 
     def query_message_status(self, channel: Channel, request: RemotingCommand) -> None:
         """Tell a message's history, or which messages of a group stand so; what happened until now is stored first."""
+        asked = request.ext_fields
+        message_id = required(request, "msgId") if "msgId" in asked else None
+        topics = [asked["topic"]] if asked.get("topic") else self._statuses.topics()
+        if message_id is not None and len(topics) > TOPICS_MAX_COUNT:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"there are {len(topics)} topics, name the message's")
 
-        def stored(error: StoreError | None) -> None:
+        def answer(body: Callable[[], bytes]) -> None:
             try:
-                if error is not None:
-                    raise error
-                body = self._histories(request) if "msgId" in request.ext_fields else self._listing(request)
-                channel.write(success(request, body=body))
+                channel.write(success(request, body=body()))
             except BrokerError as refused:
                 channel.write(refusal(request, refused.code, refused.remark))
             except RocketMQError as failure:
                 channel.write(refusal(request, ResponseCode.SYSTEM_ERROR, str(failure)))
 
+        def found(id_: str, messages: list[StoredMessage], error: RocketMQError | None) -> None:
+            if error is not None:
+                channel.write(refusal(request, ResponseCode.SYSTEM_ERROR, str(error)))
+            else:
+                answer(lambda: self._histories(id_, messages))
+
+        def stored(error: StoreError | None) -> None:
+            if error is not None:
+                channel.write(refusal(request, ResponseCode.SYSTEM_ERROR, str(error)))
+            elif message_id is not None:
+                self._statuses.find(message_id, topics, partial(found, message_id))
+            else:
+                answer(lambda: self._listing(request))
+
         self._statuses.flush(stored)
 
     # By id.
 
-    def _histories(self, request: RemotingCommand) -> bytes:
-        message_id, topic = required(request, "msgId"), request.ext_fields.get("topic")
-        topics = [topic] if topic else self._statuses.topics()
-        if len(topics) > TOPICS_MAX_COUNT:
-            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"there are {len(topics)} topics, name the message's")
-        found = self._statuses.find(message_id, topics)
+    def _histories(self, message_id: str, found: list[StoredMessage]) -> bytes:
         histories = {
             (history.topic, history.queue_id, history.queue_offset): history
             for history in map(self._history, found)

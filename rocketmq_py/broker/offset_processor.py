@@ -34,6 +34,8 @@ VERSION_OF_RESETS = 28
 
 _log = logging.getLogger(__name__)
 
+_LONG_MAX = (1 << 63) - 1
+
 
 class OffsetProcessor:
     """Tells and changes offsets. On the loop's thread only."""
@@ -80,6 +82,7 @@ class OffsetProcessor:
             RequestCode.QUERY_CONSUME_QUEUE: self.query_consume_queue,
             RequestCode.INVOKE_BROKER_TO_RESET_OFFSET: self.reset_offset,
             RequestCode.CLONE_GROUP_OFFSET: self.clone_group_offset,
+            RequestCode.QUERY_CORRECTION_OFFSET: self.query_correction_offset,
         }
 
     # A group's offset in one queue.
@@ -193,6 +196,20 @@ class OffsetProcessor:
         topic = request.ext_fields.get("topic", "")
         wanted = listed or self._subscribed(group, [topic] if topic else self._offsets.which_topic_by_consumer(group))
         return success(request, body=fastjson.dumps(self._consume_stats(group, wanted)))
+
+    def query_correction_offset(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
+        """Tell by queue the lowest offset of all groups; the highest number where one group is behind it.
+
+        Upstream deletes what the groups have committed that are to be left out; here they are only left out.
+        Behaviour: AB-11.
+        """
+        topic, compared = required(request, "topic"), required(request, "compareGroup")
+        without = request.ext_fields.get("filterGroups", "").split(",")
+        offsets = self._offsets.query_min_offset_in_all_group(topic, without)
+        for queue_id, lowest in offsets.items():
+            if lowest > self._offsets.query_offset(compared, QueueKey(topic, queue_id)) >= 0:
+                offsets[queue_id] = _LONG_MAX
+        return success(request, body=fastjson.dumps({"correctionOffsets": offsets}))
 
     def _subscribed(self, group: str, topics: Iterable[str]) -> list[str]:
         """Without what a group that is online does not want any more."""

@@ -287,7 +287,14 @@ class PopConsumerService:
         Raises:
             StoreError: the store cannot be read.
         """
-        result, writes = self._take(call)
+        result = PopResult(self._clock.wall_ms(), call.invisible_ms, 0)
+        writes: list[Write] = []  # what is noted in memory already
+        try:
+            self._take(call, result, writes)
+        except RocketMQError:
+            if writes:
+                self._commit_log.write(writes, _ignore)
+            raise
         if result.batches:
             self._commit_log.write(writes, lambda error: done(result, error))
             self._await_revival()
@@ -296,24 +303,21 @@ class PopConsumerService:
                 self._commit_log.write(writes, _ignore)
             done(result, None)
 
-    def _take(self, call: PopCall) -> tuple[PopResult, list[Write]]:
+    def _take(self, call: PopCall, result: PopResult, writes: list[Write]) -> None:
         if len(self._pops) >= POPS_MAX_COUNT:
             self._pops.clear()
         number = self._pops[call.group, call.topic]
         self._pops[call.group, call.topic] = number + 1
-        revive_queue_id = POP_ORDER_REVIVE_QUEUE if call.order else number % REVIVE_QUEUE_NUM
-        result = PopResult(self._clock.wall_ms(), call.invisible_ms, revive_queue_id)
+        result.revive_queue_id = POP_ORDER_REVIVE_QUEUE if call.order else number % REVIVE_QUEUE_NUM
         queues = self._queues(call, number)
         retries = [] if call.order else [QueueKey(topic, 0) for topic in self.retry_topics(call.group, call.topic)]
-        writes: list[Write] = []
         for key in [*retries, *queues] if number % RETRY_EVERY == 0 else [*queues, *retries]:
             try:
-                writes += self._take_from(key, call, result)
+                self._take_from(key, call, result, writes)
             except RocketMQError as error:
                 if not result.batches:
                     raise
                 _log.warning("group %s: popping %s failed, the others go out: %s", call.group, key, error)
-        return result, writes
 
     def _queues(self, call: PopCall, number: int) -> list[QueueKey]:
         if call.queue_id >= 0:
@@ -331,21 +335,22 @@ class PopConsumerService:
             wanted.append(names.pop_retry_topic_v2(group, topic))
         return [each for each in wanted if self._topics.topic(each) is not None]
 
-    def _take_from(self, key: QueueKey, call: PopCall, result: PopResult) -> list[Write]:
+    def _take_from(self, key: QueueKey, call: PopCall, result: PopResult, writes: list[Write]) -> None:
         place = _Place(call.group, *key)
-        writes = [] if self._offsets.query_then_erase_reset_offset(call.group, key) is None else self._forget(place)
+        if self._offsets.query_then_erase_reset_offset(call.group, key) is not None:
+            writes += self._forget(place)
         if call.order:
             if self._orders.check_block(call.attempt_id, OrderKey(*place)):
-                return writes  # what is behind does not count as the rest: nobody gets it now
+                return  # what is behind does not count as the rest: nobody gets it now
         elif self.inflight_num(*place) >= INFLIGHT_MAX_COUNT or len(self._due) >= LEASES_MAX_COUNT:
             _log.warning("group %s: too much of %s is popped and not acknowledged, it waits", call.group, key)
-            return writes
+            return
         start, began = self._pop_offset(place, key, call.init_mode)
         writes += began
         wanted = call.max_nums - len(result.messages)
         if wanted <= 0:
             result.rest_num += self._commit_log.max_offset(key) - start
-            return writes
+            return
         found = get_message(self._commit_log, key, start, wanted, call.message_filter)
         if found.code == ResponseCode.PULL_OFFSET_MOVED or found.status == "OFFSET_FOUND_NULL":
             start = found.next_begin_offset
@@ -368,7 +373,6 @@ class PopConsumerService:
             result.batches.append(PopBatch(*key, start, messages))
             self._note_given(call.group, key, result, found.messages)
         result.rest_num += self._commit_log.max_offset(key) - found.next_begin_offset
-        return writes
 
     def _pop_offset(self, place: _Place, key: QueueKey, init_mode: int) -> tuple[int, list[Write]]:
         """Where a queue goes on. Source: PopMessageProcessor.getPopOffset, getInitOffset."""

@@ -13,6 +13,7 @@ Source: TransactionalMessageServiceImpl, TransactionalMessageBridge, AbstractTra
 
 from __future__ import annotations
 
+import itertools
 import logging
 import struct
 from collections.abc import Iterator, Mapping
@@ -42,8 +43,9 @@ OFFSET_SEPARATOR = ","
 OPEN_MAX_COUNT = 1_000_000
 """Transactions that are open at a time; beyond it half messages are refused. Upstream sets no limit."""
 
+LOOK_MAX_COUNT = 10_000
 SLICE_MAX_COUNT = 100
-"""Half messages that are looked at in one go: others must not wait long behind them."""
+"""Half messages that are looked at, and that are asked about, in one go: others must not wait long behind them."""
 
 WINDOW_MAX_COUNT = 100_000
 """A half message that wants to be left alone while so many come behind it is stored once more, without a question: what
@@ -216,13 +218,7 @@ class TransactionalMessageService:
     def _check(self) -> None:
         """Ask about everything that has been open for too long. Source: TransactionalMessageServiceImpl.check."""
         end = self._commit_log.max_offset(HALF_QUEUE)  # what lies behind is not on the disk yet
-        self._check_some(
-            [
-                first
-                for first, half in self._open.items()
-                if half.place.queue_offset < end and (self._is_due(half) or self._is_in_the_way(half))
-            ]
-        )
+        self._check_some(iter(list(self._open)), end, end)
 
     def _is_due(self, half: _Half) -> bool:
         age_ms = self._clock.wall_ms() - half.born_ms
@@ -233,25 +229,49 @@ class TransactionalMessageService:
     def _is_in_the_way(self, half: _Half) -> bool:
         return half.place.queue_offset < self._commit_log.max_offset(HALF_QUEUE) - WINDOW_MAX_COUNT
 
-    def _check_some(self, due: list[int]) -> None:
-        """Ask about some, and about the others when these are stored."""
-        if not due:
-            self._loop.call_later(self._settings.transaction_check_interval, self._check)
-            self._advance()
-            return
-        for first in due[:SLICE_MAX_COUNT]:
+    def _check_some(self, firsts: Iterator[int], end: int, lowest: int) -> None:
+        """Look at some of what was open when a round began, and go on when what follows from it is stored.
+
+        Args:
+            firsts: offsets of the first copies of those that have not been looked at.
+            end: of the queue when the round began.
+            lowest: of the newest copies that were looked at and are open, the lowest offset; at most ``end``.
+        """
+        looked = asked = 0
+        for first in itertools.islice(firsts, LOOK_MAX_COUNT):
+            looked += 1
             half = self._open.get(first)
             if half is None:
                 continue  # ended meanwhile
-            message = self._message(half)
-            if message is None:
-                del self._open[first]
-            elif not self._is_due(half):
-                self._put_back(first, message, asks=False)
-            elif self._is_to_discard(message) or not self._put_back(first, message, asks=True):
-                self._discard(first, message)
-        # What the store refuses is open as it was, and looked at in the next round.
-        self._commit_log.write((), lambda error: self._check_some([] if error else due[SLICE_MAX_COUNT:]))
+            if half.place.queue_offset < end and (self._is_due(half) or self._is_in_the_way(half)):
+                self._check_one(first, half)
+                asked += 1
+                half = self._open.get(first)
+            if half is not None:
+                lowest = min(lowest, half.place.queue_offset)
+            if asked == SLICE_MAX_COUNT:
+                break
+        if not looked:
+            self._loop.call_later(self._settings.transaction_check_interval, self._check)
+            self._advance(lowest)
+            return
+
+        def go_on(error: StoreError | None) -> None:
+            if error is None:
+                self._check_some(firsts, end, lowest)
+            else:  # what the store refuses is open as it was, and looked at in the next round
+                self._check_some(iter(()), 0, 0)
+
+        self._commit_log.write((), go_on)
+
+    def _check_one(self, first: int, half: _Half) -> None:
+        message = self._message(half)
+        if message is None:
+            del self._open[first]
+        elif not self._is_due(half):
+            self._put_back(first, message, asks=False)
+        elif self._is_to_discard(message) or not self._put_back(first, message, asks=True):
+            self._discard(first, message)
 
     def _put_back(self, first: int, message: MessageInner, *, asks: bool) -> bool:
         """Store a half message once more, and ask about the new copy; False when its properties have no room for it.
@@ -342,10 +362,8 @@ class TransactionalMessageService:
         """The first message of a queue that the next start reads."""
         return max(self._offsets.query_offset(GROUP, key), 0)
 
-    def _advance(self) -> None:
-        """Note how much of the two topics is not needed any more."""
-        end = self._commit_log.max_offset(HALF_QUEUE)
-        at = min([half.place.queue_offset for half in self._open.values()], default=end)
+    def _advance(self, at: int) -> None:
+        """Note that the half messages before an offset are not needed any more, and which ops not."""
         done = 0
         while done < len(self._ops) and self._ops[done][1] < at:
             done += 1

@@ -1,4 +1,7 @@
-"""Commands and their options. Exit codes: 0 done, 1 not (all) done, refused or not there, 2 wrong use."""
+"""Commands and their options. Exit codes: 0 done, 1 not (all) done, refused or not there, 2 wrong use.
+
+A command imports what it does when it is called: a broker starts without the client.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,6 @@ from typing import Annotated, Optional
 import typer
 
 from rocketmq_py import __version__
-from rocketmq_py.cli import bench as benching
-from rocketmq_py.cli import consume as consuming
-from rocketmq_py.cli import inspect as inspecting
-from rocketmq_py.cli import send as sending
-from rocketmq_py.cli import status as stating
 from rocketmq_py.cli.dlq import app as dlq_app
 from rocketmq_py.cli.group import app as group_app
 from rocketmq_py.cli.offset import app as offset_app
@@ -49,9 +47,14 @@ Endpoints = Annotated[
 ]  # fmt: skip
 
 
-def _address(namesrv: str | None, endpoints: str | None) -> dict[str, str | None]:
+def _address(context: typer.Context, namesrv: str | None, endpoints: str | None) -> dict[str, str | None]:
     """Where to connect to, as a setting. NAMESRV_ADDR may be set for others: endpoints win."""
-    return {"namesrv_addr": namesrv} if endpoints is None else {"endpoints": endpoints}
+    if endpoints is None:
+        return {"namesrv_addr": namesrv}
+    source = context.get_parameter_source("namesrv")
+    if source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter("--namesrv and --endpoints are two ways: give one", param_hint="--endpoints")
+    return {"endpoints": endpoints}
 
 
 def _tell_version(asked: bool) -> None:
@@ -74,6 +77,7 @@ def common(
 
 @app.command()
 def send(
+    context: typer.Context,
     topic: Annotated[str, typer.Option(help="Topic to send to.")],
     source: Annotated[
         Optional[str],  # noqa: UP045
@@ -88,16 +92,19 @@ def send(
     keys: Annotated[Optional[str], typer.Option(help="Business key of every message.")] = None,  # noqa: UP045
 ) -> None:
     """Send messages."""
+    from rocketmq_py.cli import send as sending
+
     if source not in (None, "-"):
         raise typer.BadParameter("the only source is '-', standard input", param_hint="SOURCE")
     bodies = sending.lines(sys.stdin.buffer) if source == "-" else sending.generated(count, size)
     with errors_as_messages():
-        sent = sending.send(_address(namesrv, endpoints), topic, bodies, batch=batch, tags=tags, keys=keys)
+        sent = sending.send(_address(context, namesrv, endpoints), topic, bodies, batch=batch, tags=tags, keys=keys)
     typer.echo(f"sent {sent} message{'' if sent == 1 else 's'} to {topic}")
 
 
 @app.command()
 def consume(
+    context: typer.Context,
     topic: Annotated[str, typer.Option(help="Topic to consume.")],
     group: Annotated[str, typer.Option(help="Consumer group.")],
     namesrv: NameServers = None,
@@ -124,10 +131,12 @@ def consume(
     ] = False,
 ) -> None:
     """Consume messages and print them, until --count came, --timeout is over, or Ctrl-C."""
+    from rocketmq_py.cli import consume as consuming
+
     where, moment = _consume_from(start)
     with errors_as_messages():
         complete = consuming.consume(
-            _address(namesrv, endpoints),
+            _address(context, namesrv, endpoints),
             topic,
             group,
             tags=tags,
@@ -241,6 +250,8 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """What became of a message, for every group; or a group's messages of one status. The embedded broker knows."""
+    from rocketmq_py.cli import status as stating
+
     states = [each.value for each in MessageStatus]
     if (msg_id is None) is (state is None):
         raise typer.BadParameter("give MSG_ID, or --group and --state, not both", param_hint="MSG_ID")
@@ -298,6 +309,8 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Look into the members of a group: their queues and rates. Or, with --check, into a store."""
+    from rocketmq_py.cli import inspect as inspecting
+
     if (group is None) is (check is None):
         raise typer.BadParameter("either --group or --check", param_hint="--group / --check")
     with errors_as_messages():
@@ -321,6 +334,8 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast messages are produced and consumed, on a topic of its own that is deleted afterwards."""
+    from rocketmq_py.cli import bench as benching
+
     plan = benching.Plan(namesrv, cluster, count, size, queues, producers, batch, consume_batch, timeout)
     with errors_as_messages():
         complete = benching.bench(plan, as_json=as_json)

@@ -23,7 +23,6 @@ from rocketmq_py.model.results import (
     ConsumeOrderlyStatus,
     Messages,
 )
-from rocketmq_py.push_consumer import DefaultMQPushConsumer
 
 
 def consume(
@@ -53,6 +52,8 @@ def consume(
     done = threading.Event()
     printer = _Printer(count, as_json, done.set)
     model = MessageModel.BROADCASTING if broadcast else MessageModel.CLUSTERING
+    from rocketmq_py.push_consumer import DefaultMQPushConsumer
+
     consumer = DefaultMQPushConsumer(group, **address, consume_from_where=where, message_model=model, **credentials())
     if moment is not None:
         consumer.consume_timestamp = moment

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from rocketmq_py.errors import ConfigError
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+
+if TYPE_CHECKING:
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 ACCESS_KEY = "ROCKETMQ_ACCESS_KEY"
 SECRET_KEY = "ROCKETMQ_SECRET_KEY"  # noqa: S105 - the name of a variable
@@ -25,4 +28,6 @@ def credentials() -> dict[str, str]:
 
 def admin_client(namesrv: str | None) -> DefaultMQAdminExt:
     """A client for administration, to be started."""
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+
     return DefaultMQAdminExt(namesrv_addr=namesrv, **credentials())

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.message import TIMER_PROPERTIES, Message, MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+
+if TYPE_CHECKING:
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 PULL_COUNT = 32
 

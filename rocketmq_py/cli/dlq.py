@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,10 @@ from rocketmq_py.cli.options import AdminNameServers, AsJson, DryRun, errors_as_
 from rocketmq_py.cli.output import CONTROLS, moment, print_json, print_json_line, table
 from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.message import MessageExt
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
-from rocketmq_py.producer import DefaultMQProducer
+
+if TYPE_CHECKING:
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+    from rocketmq_py.producer import DefaultMQProducer
 
 PRODUCER_GROUP = "rocketmq_py_dlq"
 NOTE_EVERY = 32
@@ -105,6 +107,8 @@ def resend(
         if dry_run:
             sent = sum(_tell(queue, msg, as_sent(msg, topic).topic, None, as_json) for queue, msg in chosen)
         else:
+            from rocketmq_py.producer import DefaultMQProducer
+
             with DefaultMQProducer(PRODUCER_GROUP, namesrv_addr=namesrv, **credentials()) as producer:
                 sent = _resend(admin, producer, chosen, topic, noting=every, as_json=as_json)
         if msg_id is not None and not sent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,9 @@ from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.admin import ConsumerConnection, ConsumeStats, SubscriptionGroupConfig
 from rocketmq_py.model.codes import ResponseCode
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+
+if TYPE_CHECKING:
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 app = typer.Typer(no_args_is_help=True, help="Consumer groups: list, show, create, change, delete.")
 

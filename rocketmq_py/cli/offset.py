@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,9 @@ from rocketmq_py.cli.options import AdminNameServers, AsJson, DryRun, errors_as_
 from rocketmq_py.cli.output import moment, print_json, table
 from rocketmq_py.errors import BrokerError, RocketMQError
 from rocketmq_py.model.codes import ResponseCode
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+
+if TYPE_CHECKING:
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 app = typer.Typer(no_args_is_help=True, help="Offsets of groups: show them, reset them.")
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from rocketmq_py.cli.options import parse_moment
 from rocketmq_py.errors import BrokerError, ConfigError, IllegalStateError
 from rocketmq_py.model.admin import ConsumerConnection
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+
+if TYPE_CHECKING:
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 BEGIN_MS = 0
 """The moment before all messages."""

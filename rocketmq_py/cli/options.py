@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from typing import Annotated, Optional
 
 import typer
 
-from rocketmq_py.errors import RocketMQError
+from rocketmq_py.errors import ConfigError, RocketMQError
 
 NameServers = Annotated[
     Optional[str],  # noqa: UP045 - typer reads it at run time
@@ -43,8 +44,22 @@ def parse_moment(text: str) -> datetime | None:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask before something is lost; without a terminal ``--yes`` must be given."""
-    if not yes and not typer.confirm(question, err=True):
+    """Ask before something is lost.
+
+    Raises:
+        ConfigError: there is nobody to ask: without a terminal ``--yes`` must be given.
+        typer.Exit: the answer is no.
+    """
+    if yes:
+        return
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        typer.echo(err=True)
+        raise ConfigError("nobody answers on standard input: --yes does it without a question") from None
+    if not agreed:
         raise typer.Exit(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,9 @@ from rocketmq_py.errors import ConfigError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.admin import TopicConfig, perm_text
 from rocketmq_py.model.codes import PermName
-from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+
+if TYPE_CHECKING:
+    from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 
 MESSAGE_TYPE = "message.type"
 """Attribute that proxies and gRPC clients go by. Source: TopicAttributes."""
@@ -151,7 +153,7 @@ def create(
 ) -> None:
     """Create a topic on all masters of a cluster that do not have it; when all have it, that is an error."""
     with errors_as_messages(), admin_client(namesrv) as admin:
-        names.check_topic(topic)
+        _check_users(topic)
         masters = admin.master_addresses(cluster)
         lacking = [address for address in masters.values() if admin.examine_topic_config(address, topic) is None]
         if not lacking:
@@ -199,6 +201,17 @@ def delete(topic: Topic, namesrv: AdminNameServers = None, yes: Yes = False, as_
         print_json({"deleted": topic})
     else:
         print(f"deleted topic {topic}")
+
+
+def _check_users(topic: str) -> None:
+    names.check_topic(topic)
+    for prefix in (names.RETRY_GROUP_TOPIC_PREFIX, names.DLQ_GROUP_TOPIC_PREFIX):
+        if topic.startswith(prefix):
+            # Brokers take such a name, and then there is a topic of a group that perhaps is none.
+            raise ConfigError(
+                f"{topic} would be a topic of the group {topic.removeprefix(prefix)}: brokers make such a topic when "
+                "the group needs it"
+            )
 
 
 def _changes(

@@ -1,8 +1,8 @@
 """A whole broker on a disk that fails or loses power, its clients, and what they know afterwards.
 
-Clients send, delay, consume, send back, commit, pop and decide transactions, time passes, old messages go; the broker,
-its store and the disk are real, the clock and the thread are not. ``Known`` outlives the broker: ``check`` compares it
-with what another broker, opened on what is left, has.
+Clients send, delay, consume, send back, commit, pop, decide transactions and acknowledge statuses, time passes, old
+messages go; the broker, its store and the disk are real, the clock and the thread are not. ``Known`` outlives the
+broker: ``check`` compares it with what another broker, opened on what is left, has.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from pathlib import Path
 
 from rocketmq_py.broker.clean_commit_log_service import CLEAN_RESOURCE_INTERVAL_MS
 from rocketmq_py.broker.store import QueueKey
+from rocketmq_py.model.codes import RequestCode
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.message_status import MessageStatus
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.remoting.frame import RemotingCommand
-from rocketmq_py.remoting.message_codec import decode_message_id
+from rocketmq_py.remoting.message_codec import decode_message_id, decode_messages
+from rocketmq_py.remoting.message_status_bodies import encode_acknowledgement, parse_histories
 from rocketmq_py.remoting.pop_api import pop_result
 from rocketmq_py.testing import ManualClock
+from tests.broker.status_histories import check_history
 from tests.unit.broker_pop_support import ACK, POP, Call, pop_fields
 from tests.unit.broker_rig import GROUP, Client, Rig, messages
 
@@ -51,6 +55,8 @@ class Known:
         finished: offsets of a queue that were consumed, or whose sending back was acknowledged.
         to_pop: bodies of the topic that is popped, and when they were acknowledged.
         popped: those of them that were popped and finished: the broker said that it knows.
+        finishing: those of them that the broker was told to be finished; whether it knows is open until it says so.
+        told: places whose statuses were acknowledged to be consumed.
         decided: by the body of a half message, its end and when that was acknowledged.
         commits: bodies of half messages that somebody wanted to commit.
     """
@@ -62,6 +68,8 @@ class Known:
     finished: dict[tuple[str, int], set[int]] = field(default_factory=lambda: defaultdict(set))
     to_pop: dict[bytes, int] = field(default_factory=dict)
     popped: set[bytes] = field(default_factory=set)
+    finishing: set[bytes] = field(default_factory=set)
+    told: set[tuple[str, int, int]] = field(default_factory=set)
     decided: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     commits: set[bytes] = field(default_factory=set)
 
@@ -104,11 +112,12 @@ class Life:
         self._known = known
         self._chance = chance
         self._clock = clock
-        self.rig = Rig(directory, "1s 2s 5s", vfs=vfs, clock=clock, reserved_ms=RESERVED_MS)
+        self.rig = Rig(directory, "1s 2s 5s", vfs=vfs, clock=clock, reserved_ms=RESERVED_MS, message_status=True)
         self._log = self.rig.controller.commit_log
         self._member = Member(self.rig)
         self._next = dict.fromkeys(QUEUES, 0)
         self._failed: list[tuple[tuple[str, int], MessageExt]] = []
+        self._consumed: list[MessageExt] = []
         self._popped: list[tuple[int, MessageExt]] = []
         self._halves: list[tuple[bytes, RemotingCommand]] = []
 
@@ -126,6 +135,7 @@ class Life:
             self._pull,
             self._send_back,
             self._commit,
+            self._acknowledge_status,
             self._send_to_pop,
             self._pop,
             self._finish_popped,
@@ -181,6 +191,7 @@ class Life:
                     self._failed.append((queue, msg))
                 else:
                     self._known.finished[queue].add(msg.queue_offset)
+                    self._consumed.append(msg)
 
         self._next[queue] = max(self._next[queue], self._log.min_offset(_key(queue)))
         fields = self._member.pull_fields(self._next[queue], *queue, maxMsgNums=3)
@@ -210,6 +221,7 @@ class Life:
             self._known.popped.add(msg.body)
 
         if self._clock.wall_ms() < when_ms + INVISIBLE_MS:  # else somebody else may have it by now
+            self._known.finishing.add(msg.body)
             self._member.request(ACK, _ack_fields(msg), self._acknowledged(note))
 
     def _send_half(self) -> None:
@@ -249,6 +261,23 @@ class Life:
         fields: dict[str, object] = {"group": GROUP, "offset": msg.commit_log_offset, "delayLevel": 0}
         self._member.request(36, fields, self._acknowledged(note))
 
+    def _acknowledge_status(self) -> None:
+        # One that was sent back comes again, and counts as consumed only then.
+        consumed = [msg for msg in self._consumed if msg.topic == PLAIN and not self._known.attempted[msg.body]]
+        self._consumed = []
+
+        def note(answer: RemotingCommand) -> None:
+            self._known.told.update((msg.topic, msg.queue_id, msg.queue_offset) for msg in consumed)
+
+        spans = [
+            (MessageQueue(msg.topic, "broker-a", msg.queue_id), msg.queue_offset, msg.queue_offset + 1)
+            for msg in consumed
+        ]
+        fields: dict[str, object] = {"consumerGroup": GROUP}
+        self._member.request(
+            RequestCode.UPDATE_MESSAGE_STATUS, fields, self._acknowledged(note), encode_acknowledgement(spans)
+        )
+
     def _commit(self) -> None:
         queue = self._chance.choice(QUEUES)
         offset = self._log.min_offset(_key(queue))
@@ -262,7 +291,7 @@ class Life:
 
 def check(directory: Path, known: Known, clock: ManualClock) -> None:
     """Open what is left: what clients know must be so. ``known`` then has what else is there, too."""
-    with closing(Rig(directory, "1s 2s 5s", clock=clock, reserved_ms=RESERVED_MS)) as rig:
+    with closing(Rig(directory, "1s 2s 5s", clock=clock, reserved_ms=RESERVED_MS, message_status=True)) as rig:
         log, client = rig.controller.commit_log, rig.client()
         for topic, queues in TOPICS.items():
             assert client.ask(17, _topic(topic, queues)).code == 0
@@ -273,6 +302,7 @@ def check(directory: Path, known: Known, clock: ManualClock) -> None:
             assert committed <= log.max_offset(_key(queue))
             ahead = {*range(log.min_offset(_key(queue)), committed)} - known.finished[queue]
             assert not ahead, f"{queue}: committed {committed}, but {ahead} were not consumed"
+        _check_statuses(rig, client, known)
         rig.loop.advance(LONGEST_DELAY_MS + 1_000)
         found = {queue: _read(client, log.min_offset(_key(queue)), queue) for queue in QUEUES}
         young_ms = clock.wall_ms() - RESERVED_MS
@@ -295,15 +325,33 @@ def check(directory: Path, known: Known, clock: ManualClock) -> None:
         assert {*ended} <= known.commits
         for body, (outcome, told_ms) in known.decided.items():
             assert outcome == ROLLBACK or body in ended or told_ms < young_ms
-        _check_popped(rig, client, known, young_ms)
+        _check_popped(rig, client, known)
         answer = client.send(b"goes on", PLAIN)
         assert answer.code == 0
         known.stored[PLAIN, 0, int(answer.ext_fields["queueOffset"])] = b"goes on", clock.wall_ms()
 
 
-def _check_popped(rig: Rig, client: Client, known: Known, young_ms: int) -> None:
+def _check_statuses(rig: Rig, client: Client, known: Known) -> None:
+    """Every history is one of legal changes, and has what was acknowledged."""
+    log = rig.controller.commit_log
+    for topic in (PLAIN, POPPED):
+        for queue_id in range(TOPICS[topic]):
+            key = QueueKey(topic, queue_id)
+            begin, end = log.min_offset(key), log.max_offset(key)
+            for msg in decode_messages(b"".join(data for _, data in log.read(key, begin, end - begin))):
+                answer = client.ask(RequestCode.QUERY_MESSAGE_STATUS, {"topic": topic, "msgId": msg.offset_msg_id})
+                assert answer.code == 0, answer
+                (history,) = parse_histories(answer.body)
+                assert (history.topic, history.queue_id, history.queue_offset) == (*key, msg.queue_offset)
+                statuses = {each.group: check_history(each) for each in history.groups}
+                if (*key, msg.queue_offset) in known.told:
+                    assert MessageStatus.CONSUMER_SUCCESS in statuses[GROUP]
+
+
+def _check_popped(rig: Rig, client: Client, known: Known) -> None:
     """What was not finished comes again when its time is over; what was finished does not."""
     rig.loop.advance(INVISIBLE_MS + 5_000)
+    young_ms = rig.clock.wall_ms() - RESERVED_MS
     came: set[bytes] = set()
     while msgs := _popped(client.ask(POP, _pop_fields())):
         for msg in msgs:
@@ -311,8 +359,9 @@ def _check_popped(rig: Rig, client: Client, known: Known, young_ms: int) -> None
             assert client.ask(ACK, _ack_fields(msg)).code == 0
     assert not came & known.popped
     young = {body for body, told_ms in known.to_pop.items() if told_ms >= young_ms}
-    assert young - known.popped <= came
+    assert young - known.finishing <= came
     known.popped |= came
+    known.finishing |= came
 
 
 def _pop_fields() -> dict[str, object]:

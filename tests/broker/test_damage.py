@@ -17,6 +17,7 @@ import apsw
 import pytest
 
 from rocketmq_py.broker.store import PAGE_BYTES, MessageStore, QueueKey
+from rocketmq_py.broker.store.status_table import StatusRow
 from rocketmq_py.errors import StoreError
 from rocketmq_py.remoting.message_codec import decode_stored
 from rocketmq_py.testing import ManualClock
@@ -38,12 +39,16 @@ class Left:
         crashed: contents by name after a crash; ``store.db`` lacks the last messages, which are in ``store.db-wal``.
         ended: after an end in good order; there is no WAL.
         index_pages: of ``message_by_queue`` in the latter.
+        queue_page: the one of ``queue`` in it.
+        statuses: of messages, in it.
     """
 
     crashed: dict[str, bytes]
     ended: dict[str, bytes]
     known: Known
     index_pages: set[int]
+    queue_page: int
+    statuses: set[StatusRow]
 
     def of(self, name: str) -> bytes:
         return self.crashed[name] if name == "store.db-wal" else self.ended[name]
@@ -65,8 +70,12 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
         life.rig.close()
     with closing(apsw.Connection(str(directory / "store.db"))) as plain:
         rows = plain.execute("SELECT pageno FROM dbstat WHERE name = 'message_by_queue'").fetchall()
+        queue_page = plain.execute("SELECT pageno FROM dbstat WHERE name = 'queue'").get
     ended = {name: (directory / name).read_bytes() for name in ("store.db", "last_id")}
-    return Left(crashed, ended, known, {int(str(page)) for (page,) in rows})
+    with closing(MessageStore(directory)) as store:
+        statuses = {*store.statuses.statuses()}
+    assert statuses
+    return Left(crashed, ended, known, {int(str(page)) for (page,) in rows}, int(str(queue_page)), statuses)
 
 
 def _told_or_right(directory: Path, left: Left, name: str, content: bytes) -> bool:
@@ -80,6 +89,7 @@ def _told_or_right(directory: Path, left: Left, name: str, content: bytes) -> bo
         with closing(MessageStore(directory)) as store:
             queues = store.messages.queues()
             offsets = store.offsets.consumer_offsets()
+            statuses = store.statuses.statuses()
             found: dict[tuple[str, int, int], bytes] = {}
             for key, state in queues.items():
                 for offset, data in store.messages.read(
@@ -92,6 +102,7 @@ def _told_or_right(directory: Path, left: Left, name: str, content: bytes) -> bo
             store.offsets.delay_offsets()
     except StoreError:
         return True
+    assert name == "store.db-wal" or left.statuses.issuperset(statuses)
     for (topic, queue_id, offset), (body, _) in left.known.stored.items():
         state = queues[QueueKey(topic, queue_id)]
         assert offset < state.min_offset or found[topic, queue_id, offset] == body
@@ -140,6 +151,19 @@ def test_a_bit_that_flips_is_told_or_harmless(left: Left, tmp_path: Path, name: 
     used = [place for place in range(0, len(content), 8 if FULL else 1) if content[place]]
     told = [_told_or_right(tmp_path / "flip", left, name, each) for each in _flipped(content, _some(used, FLIPS))]
     assert sum(told) > len(told) // 2
+
+
+@pytest.mark.behaviour("DU-09")
+@pytest.mark.parametrize("instead", ["zeros", "another", "none"])
+def test_a_queue_whose_row_cannot_be_found_any_more_is_told(left: Left, tmp_path: Path, instead: str) -> None:
+    changed = bytearray(left.ended["store.db"])
+    page = (left.queue_page - 1) * PAGE_BYTES
+    cells = int.from_bytes(changed[page + 3 : page + 5], "big")
+    if instead == "none":
+        changed[page + 3 : page + 5] = (cells - 1).to_bytes(2, "big")
+    else:  # where the first row lies in the page
+        changed[page + 8 : page + 10] = b"\x20\0" if instead == "zeros" else changed[page + 10 : page + 12]
+    assert _told_or_right(tmp_path / "lost", left, "store.db", bytes(changed))
 
 
 @pytest.mark.behaviour("DU-09")

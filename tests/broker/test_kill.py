@@ -1,4 +1,7 @@
-"""The broker's process is killed again and again while producers send and two groups consume, ours and Java's.
+"""The broker's process is killed again and again while everybody works.
+
+Producers send, delay, send back and decide transactions, two groups consume, ours and Java's, one pops, one
+acknowledges statuses of messages.
 
 ``ROCKETMQ_PY_FULL=1``: 500 kills.
 """
@@ -11,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
@@ -21,158 +24,41 @@ from rocketmq_py import (
     ConsumeConcurrentlyContext,
     ConsumeConcurrentlyStatus,
     ConsumeFromWhere,
-    DefaultMQProducer,
     DefaultMQPushConsumer,
-    Message,
     MessageListenerConcurrently,
 )
 from rocketmq_py.broker.store import MessageStore, QueueKey
 from rocketmq_py.broker.store.check import check
 from rocketmq_py.broker.topic_config import SCHEDULE_TOPIC
-from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.message import MessageExt
-from rocketmq_py.remoting.message_codec import decode_message_id, decode_messages
-from tests.administration import ClusterError, Wire
+from rocketmq_py.remoting.message_codec import decode_messages
+from tests.administration import Wire
 from tests.apache.jars import program_command
+from tests.broker.kill_work import (
+    COMMIT,
+    DECIDED,
+    GROUP,
+    LATER,
+    LEVEL,
+    OPTIONS,
+    PLAIN,
+    POPPED,
+    POPPERS,
+    QUEUES,
+    RETRY,
+    TELLERS,
+    WAIT_S,
+    Board,
+    Popper,
+    check_told,
+    everybody,
+    transaction_producer,
+)  # fmt: skip
 from tests.broker.power_cut import read_all
+from tests.broker.status_histories import check_stored_histories
 from tests.embedded import EmbeddedProcess
 
 KILLS = 500 if os.environ.get("ROCKETMQ_PY_FULL") == "1" else 20
-WAIT_S = 60.0
-
-PLAIN, LATER, GROUP = "plain", "later", "group"
-RETRY = f"%RETRY%{GROUP}"
-LEVEL = 1  # 1 s
-QUEUES = {PLAIN: 4, LATER: 2, RETRY: 1}
-
-
-class Board:
-    """What producers were told."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self.stored: dict[tuple[int, int], bytes] = {}  # by queue id and offset, in PLAIN
-        self.delayed: set[bytes] = set()
-        self.sent_back: set[bytes] = set()
-        self.attempted: set[bytes] = set()
-        self._to_send_back: list[tuple[int, bytes]] = []  # physical offset, body
-        self._acknowledged: Counter[str] = Counter()
-        self.up = threading.Event()
-        self.ended = False
-
-    def acknowledged(self, who: str, note: Callable[[], object]) -> None:
-        with self._changed:
-            note()
-            self._acknowledged[who] += 1
-            self._changed.notify_all()
-
-    def wait_for_each(self, count: int) -> None:
-        """Wait until everybody was told of a success that often from now on."""
-        with self._changed:
-            start = Counter(self._acknowledged)
-            told = self._changed.wait_for(
-                lambda: all([self._acknowledged[who] >= start[who] + count for who in PRODUCERS]), WAIT_S
-            )
-            assert told, f"{self._acknowledged} since {start}"
-
-    def note_stored(self, queue_id: int, offset: int, bodies: list[bytes], ids: str) -> None:
-        for index, (body, id_) in enumerate(zip(bodies, ids.split(","), strict=True)):
-            assert self.stored.setdefault((queue_id, offset + index), body) == body, "a place was given twice"
-            self._to_send_back.append((decode_message_id(id_)[2], body))
-
-    def next_to_send_back(self) -> tuple[int, bytes] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._to_send_back or self.ended, WAIT_S)
-            return self._to_send_back.pop() if self._to_send_back else None
-
-
-def send_single(board: Board, producer: DefaultMQProducer, bodies: Iterator[bytes]) -> None:
-    body = next(bodies)
-    result = producer.send(Message(PLAIN, body))
-    queue_id = result.message_queue.queue_id
-    board.acknowledged("single", lambda: board.note_stored(queue_id, result.queue_offset, [body], result.offset_msg_id))
-
-
-def send_batch(board: Board, producer: DefaultMQProducer, bodies: Iterator[bytes]) -> None:
-    batch = [next(bodies) for _ in range(random.randint(1, 5))]
-    result = producer.send([Message(PLAIN, body) for body in batch])
-    queue_id = result.message_queue.queue_id
-    board.acknowledged("batch", lambda: board.note_stored(queue_id, result.queue_offset, batch, result.offset_msg_id))
-
-
-def send_delayed(board: Board, producer: DefaultMQProducer, bodies: Iterator[bytes]) -> None:
-    body = next(bodies)
-    producer.send(Message(LATER, body, delay_time_level=LEVEL))
-    board.acknowledged("delayed", lambda: board.delayed.add(body))
-
-
-PRODUCERS: dict[str, Callable[[Board, DefaultMQProducer, Iterator[bytes]], None]] = {
-    "single": send_single,
-    "batch": send_batch,
-    "delayed": send_delayed,
-}
-
-
-def send_until_end(board: Board, addr: str, who: str, failures: list[BaseException]) -> None:
-    def bodies() -> Iterator[bytes]:
-        number = 0
-        while True:
-            body = b"%s %d " % (who.encode(), number) + random.randbytes(random.choice([0, 500, 3_000]))
-            board.attempted.add(body)
-            yield body
-            number += 1
-
-    try:
-        # No further attempts: they would store a message twice whose first answer a kill took away.
-        with DefaultMQProducer(
-            f"kill-{who}", namesrv_addr=addr, instance_name=who, retry_times_when_send_failed=0
-        ) as producer:
-            each = bodies()
-            while not board.ended:
-                assert board.up.wait(WAIT_S)
-                try:
-                    PRODUCERS[who](board, producer, each)
-                except RocketMQError:
-                    continue
-    except BaseException as error:  # noqa: BLE001 - told by the test
-        failures.append(error)
-
-
-def send_back_until_end(board: Board, addr: str, failures: list[BaseException]) -> None:
-    """Send everything that was stored back once."""
-    try:
-        while not board.ended:
-            assert board.up.wait(WAIT_S)
-            try:
-                with Wire(addr) as wire:
-                    while (taken := board.next_to_send_back()) is not None and not board.ended:
-                        offset, body = taken
-                        wire.call(36, {"group": GROUP, "offset": offset, "delayLevel": LEVEL}).checked("send back")
-                        board.sent_back.add(body)
-            except (OSError, ClusterError):
-                continue
-    except BaseException as error:  # noqa: BLE001 - told by the test
-        failures.append(error)
-
-
-@contextmanager
-def senders(board: Board, broker: EmbeddedProcess) -> Iterator[None]:
-    """Everybody sends, until the end of the block."""
-    failures: list[BaseException] = []
-    threads = [
-        threading.Thread(target=send_until_end, args=(board, broker.namesrv_addr, who, failures)) for who in PRODUCERS
-    ]
-    threads.append(threading.Thread(target=send_back_until_end, args=(board, broker.broker_addr, failures)))
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        board.ended = True
-        board.up.set()
-        for thread in threads:
-            thread.join(WAIT_S)
-    assert failures == []
 
 
 @dataclass(frozen=True)
@@ -333,13 +219,16 @@ class Reader:
 def test_kills_cost_no_acknowledged_message_and_double_no_delayed_one(java: None) -> None:
     board = Board()
     with ExitStack() as stack:
-        broker = stack.enter_context(EmbeddedProcess())
-        for topic in (PLAIN, LATER):
-            broker.create_topic(topic, QUEUES[topic])
-        broker.create_group(GROUP)
+        broker = stack.enter_context(EmbeddedProcess(None, *OPTIONS))
+        for topic, queues in {PLAIN: 4, LATER: 2, DECIDED: 2, POPPED: 1}.items():
+            broker.create_topic(topic, queues)
+        for group_name in (GROUP, POPPERS, TELLERS):
+            broker.create_group(group_name)
+        popper = Popper(board)
+        transactions = stack.enter_context(transaction_producer(board, broker.namesrv_addr))
         groups = [stack.enter_context(member(broker.namesrv_addr)) for member in (our_member, java_member)]
         board.up.set()
-        with senders(board, broker):
+        with everybody(board, broker, popper, transactions):
             for number in range(KILLS):
                 board.wait_for_each(random.randint(1, 20))
                 if number % 4 == 0:  # they need a second to find out that the broker is there again
@@ -353,6 +242,7 @@ def test_kills_cost_no_acknowledged_message_and_double_no_delayed_one(java: None
                 with Wire(broker.broker_addr) as wire:
                     for group in groups:
                         group.check_committed(wire)
+                    check_told(board, wire)
                 board.up.set()
             board.wait_for_each(1)
         for group in groups:
@@ -360,10 +250,13 @@ def test_kills_cost_no_acknowledged_message_and_double_no_delayed_one(java: None
         with Wire(broker.broker_addr) as wire:
             for group in groups:
                 group.check_committed(wire)
+        popper.pop_the_rest(broker.broker_addr)
         with Wire(broker.broker_addr) as wire:
+            committed = {body for body, outcome in board.decided.items() if outcome is COMMIT}
             waiting = int(wire.call(30, {"topic": SCHEDULE_TOPIC, "queueId": LEVEL - 1}).checked("end").ext["offset"])
             reader = Reader(wire)
             reader.wait_for({LATER, RETRY}, waiting)
+            reader.wait_for({DECIDED}, len(committed))
             reader.pull_all()
         assert broker.stop() == 0
 
@@ -382,12 +275,26 @@ def test_kills_cost_no_acknowledged_message_and_double_no_delayed_one(java: None
         assert board.delayed <= set(delivered) <= board.attempted
         assert board.sent_back <= set(retried) <= {*found.values()}
 
+        # Every transaction ended as its producer said.
+        ended = [msg.body for msg in reader.of(DECIDED)]
+        assert len(ended) == len(set(ended))
+        assert set(ended) == committed
+
         # The same in the file.
         assert check(broker.directory).problems == []
         with closing(MessageStore(broker.directory)) as store:
             assert store.offsets.delay_offsets()[LEVEL] == waiting
             assert store.messages.queues()[QueueKey(SCHEDULE_TOPIC, LEVEL - 1)].max_offset == waiting
             assert len([key for key, _, _ in read_all(store) if key.topic in QUEUES]) == len(reader.found)
+            assert store.pops.leases() == []
+            consumed = check_stored_histories(store, PLAIN)
+        assert consumed["ours"]
+        assert consumed["java"]
+        assert {(queue_id, offset) for queue_id, offset, _ in board.told} <= consumed[TELLERS]
     assert len(board.stored) > KILLS
     assert len(board.delayed) > KILLS
     assert board.sent_back
+    assert len(committed) > KILLS
+    assert len(board.told) > KILLS
+    assert len(popper.done) > KILLS
+    assert popper.came_again

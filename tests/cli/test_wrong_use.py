@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from rocketmq_py.cli.app import app
+from rocketmq_py.cli.options import confirm, errors_as_messages
 
 
+@pytest.mark.behaviour("AC-11")
 @pytest.mark.parametrize(
     ("args", "told"),
     [
@@ -16,6 +19,10 @@ from rocketmq_py.cli.app import app
         (["status", "--group", "g", "--state", "consumed"], "'consumed' is not one of W, TCP, TCS, TCF, CL, CS, CF"),
         (["status", "--state", "W"], "goes with --group"),
         (["status", "--group", "g", "--state", "W", "--topic", "t"], "of all topics"),
+        (["send", "--topic", "t", "--namesrv", "h:1", "--endpoints", "h:2"], "are two ways: give one"),
+        (["consume", "--topic", "t", "--group", "g", "--namesrv", "h:1", "--endpoints", "h:2"], "give one"),
+        (["topic", "create", "%RETRY%g"], "would be a topic of the group g: brokers make such a topic when"),
+        (["topic", "create", "%DLQ%g"], "would be a topic of the group g: brokers make such a topic when"),
         (["topic", "create", "t", "--type", "KIND"], "'NORMAL', 'FIFO', 'DELAY', 'TRANSACTION', 'PRIORITY', 'MIXED'"),
     ],
 )
@@ -27,3 +34,21 @@ def test_what_cannot_be_meant_is_refused_in_clear_words(
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 2
     assert told in " ".join(done.output.replace("│", " ").split())
+
+
+@pytest.mark.behaviour("AC-11")
+def test_a_question_that_nobody_answers_says_what_to_give() -> None:
+    asking = typer.Typer()
+
+    @asking.command()
+    def ask(yes: bool = False) -> None:
+        with errors_as_messages():
+            confirm("Delete it?", yes)
+        typer.echo("deleted")
+
+    unanswered = CliRunner().invoke(asking, [], input="")
+    assert unanswered.exit_code == 2
+    assert "--yes does it without a question" in unanswered.output
+    assert CliRunner().invoke(asking, [], input="n\n").exit_code == 1
+    assert "deleted" in CliRunner().invoke(asking, [], input="y\n").output
+    assert "deleted" in CliRunner().invoke(asking, ["--yes"]).output

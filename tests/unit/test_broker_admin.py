@@ -543,6 +543,47 @@ def test_the_broker_tells_how_much_came_and_went_and_how_it_is(rig: Rig, client:
         assert body_of(client.ask(28))["table"][name] == "6"
 
 
+@pytest.mark.behaviour("AB-18")
+def test_what_came_to_a_topic_and_went_to_a_group_is_told_by_minute_hour_and_day(rig: Rig, client: Client) -> None:
+    prepared(rig, client)
+    client.pull(0)
+    rig.loop.advance(10 * MS)
+    for name, key in (("TOPIC_PUT_NUMS", TOPIC), ("GROUP_GET_NUMS", f"{TOPIC}@{GROUP}")):
+        told = body_of(client.ask(315, {"statsName": name, "statsKey": key}))
+        assert {span: each["sum"] for span, each in told.items()} == {"statsDay": 0, "statsHour": 0, "statsMinute": 4}
+    rig.loop.advance(3_600 * MS)
+    told = body_of(client.ask(315, {"statsName": "TOPIC_PUT_NUMS", "statsKey": TOPIC}))
+    assert told["statsDay"] == {"avgpt": 1.0, "sum": 4, "tps": pytest.approx(4 / 3_600)}
+    assert told["statsHour"]["sum"] == 4
+    assert told["statsMinute"] == {"avgpt": 0.0, "sum": 0, "tps": 0.0}
+    answer = client.ask(315, {"statsName": "TOPIC_PUT_SIZE", "statsKey": TOPIC})
+    assert (answer.code, answer.remark) == (1, f"The stats <TOPIC_PUT_SIZE> <{TOPIC}> not exist")
+
+
+@pytest.mark.behaviour("AB-11")
+def test_the_lowest_offset_of_all_groups_is_told_and_whether_one_is_behind_it(rig: Rig, client: Client) -> None:
+    prepared(rig, client)
+    for group, offset in (("one", 3), ("two", 2), ("three", 1)):
+        make_group(client, group)
+        assert commit(client, offset, group=group).code == 0
+
+    def told(compare: str, without: str) -> dict[int, int]:
+        fields = {"topic": TOPIC, "compareGroup": compare, "filterGroups": without}
+        found: dict[int, int] = table_of(client.ask(308, fields))["correctionOffsets"]
+        return found
+
+    assert told("one", "") == {0: 1}
+    assert told("three", "three") == {0: 2**63 - 1}
+    assert told("nobody", "three,two") == {0: 3}
+    assert told("nobody", "") == {0: 1}  # nobody's offset was forgotten
+
+
+@pytest.mark.behaviour("AB-25")
+@pytest.mark.parametrize("code", [306, 316])
+def test_what_is_to_be_cleaned_by_hand_upstream_is_clean_here(rig: Rig, client: Client, code: int) -> None:
+    assert client.ask(code).code == 0
+
+
 @pytest.mark.behaviour("AB-19")
 def test_settings_are_told_and_those_that_can_be_changed_are(rig: Rig, client: Client) -> None:
     def settings() -> dict[str, str]:

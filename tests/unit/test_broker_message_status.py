@@ -475,3 +475,25 @@ def test_an_orderly_pop_tells_too_and_a_pop_whose_connection_breaks_is_tcf(clien
     client.holds = False
     assert ack(client, first) == 0
     assert [status(client, each) for each in "ab"] == [("CS", 1), ("TCF", 1)]
+
+
+@pytest.mark.behaviour("SM-12")
+def test_others_are_answered_while_many_topics_are_searched_for_an_id(rig: StatusRig) -> None:
+    client = rig.client()
+    for number in range(100):
+        rig.create_topic(f"other-{number}")
+    client.send(properties={"UNIQ_KEY": "wanted"})
+    order: list[str] = []
+    rig.loop.run()
+    asked = client.begin(QUERY, {"msgId": "wanted"})
+
+    def look() -> None:
+        order.append("found" if client.answer(asked) else "searching")
+        if order[-1] == "searching":
+            rig.loop.call_soon(look)
+
+    look()
+    rig.loop.run()
+    assert order.count("searching") > 5
+    (message,) = body_of(next(each for each in client.written if each.opaque == asked))["messages"]
+    assert message["topic"] == TOPIC

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from rocketmq_py.broker import pop_consumer_service, pop_long_polling_service
 from rocketmq_py.broker.pop_long_polling_service import POP_POLLING_SIZE
+from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.remoting.message_codec import encode_batch
@@ -385,6 +388,21 @@ def test_a_reset_is_where_a_pop_goes_on_and_what_was_leased_comes_no_more(rig: R
     assert pop(client).code == 210
     rig.loop.advance(60_000)
     assert bodies(pop_now(client)) == [b"3", b"4"]
+
+
+@pytest.mark.behaviour("EP-16")
+def test_a_reset_counts_although_the_message_there_cannot_be_read(rig: Rig, client: Client) -> None:
+    fill(client, 5)
+    assert bodies(pop_now(client, invisibleTime=5_000)) == [b"0", b"1", b"2", b"3", b"4"]
+    with closing(apsw.Connection(str(rig.directory / "store.db"))) as other:
+        other.execute("UPDATE message SET crc = crc + 1 WHERE queue_offset = 3")
+    asked = {"group": GROUP, "topic": TOPIC, "queueId": 0, "offset": 3, "timestamp": -1, "isForce": "true"}
+    assert client.ask(222, asked).code == 0
+    assert pop(client).code == 1
+    rig.loop.run()
+    rig.crash()
+    rig.loop.advance(10_000)
+    assert rig.controller.commit_log.max_offset(QueueKey(RETRY, 0)) == 0  # what was leased comes no more
 
 
 @pytest.mark.behaviour("EP-16")

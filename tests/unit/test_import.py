@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import rocketmq_py
 
 LOOK = """
 import sys
@@ -75,3 +79,44 @@ def test_importing_loads_nothing_that_is_needed_only_sometimes(seen: dict[str, A
 @pytest.mark.behaviour("IM-02")
 def test_every_public_name_is_there(seen: dict[str, Any]) -> None:
     assert seen["missing"] == []
+
+
+@pytest.mark.behaviour("IM-03")
+def test_what_type_checkers_see_is_what_is_imported() -> None:
+    tree = ast.parse(Path(rocketmq_py.__file__).read_text())
+    (seen,) = [node for node in tree.body if isinstance(node, ast.If) and not isinstance(node.test, ast.UnaryOp)]
+    imports = [node for node in seen.body if isinstance(node, ast.ImportFrom)]
+    assert sorted(name.name for node in imports for name in node.names) == rocketmq_py.__all__
+    for node in imports:
+        for name in node.names:
+            module = importlib.import_module(str(node.module))
+            assert getattr(rocketmq_py, name.name) is getattr(module, name.name)
+    with pytest.raises(AttributeError, match="has no attribute 'DefaultMQConsumer'"):
+        _ = rocketmq_py.DefaultMQConsumer  # type: ignore[attr-defined]
+    assert {*rocketmq_py.__all__} <= {*dir(rocketmq_py)}
+
+
+LOADED = "import sys; {}; print(*sorted(name for name in sys.modules if name.startswith(('rocketmq_py.', 'grpc'))))"
+
+
+def _loaded(code: str) -> set[str]:
+    ran = subprocess.run(
+        [sys.executable, "-c", LOADED.format(code)], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(ran.stdout.split())
+
+
+@pytest.mark.behaviour("IM-03")
+def test_importing_loads_only_what_is_asked_for() -> None:
+    assert _loaded("import rocketmq_py") == set()
+    assert "rocketmq_py.consumer" not in _loaded("from rocketmq_py import Message, RocketMQError")
+
+
+@pytest.mark.behaviour("IM-03")
+def test_the_command_that_runs_a_broker_loads_no_client() -> None:
+    pytest.importorskip("typer")
+    loaded = _loaded("import rocketmq_py.cli.app, rocketmq_py.cli.broker")
+    assert "rocketmq_py.broker.embedded_broker" in loaded
+    assert loaded.isdisjoint(
+        {"rocketmq_py.client_instance", "rocketmq_py.push_consumer", "rocketmq_py.producer", "grpc"}
+    )

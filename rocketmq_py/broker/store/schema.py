@@ -105,6 +105,7 @@ CREATE TABLE timer (
     crc INTEGER NOT NULL,
     PRIMARY KEY (due_ms, id)
 ) WITHOUT ROWID;
+CREATE INDEX timer_by_id ON timer (id);
 """
 
 _STATUSES = """
