@@ -388,9 +388,13 @@ def test_a_start_without_an_answer_of_the_server_fails_and_leaves_nothing(
 
 
 @pytest.mark.behaviour("GC-18")
-def test_why_a_start_failed_is_told(server: GrpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_start_failed_is_told_once(
+    server: GrpcServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("rocketmq_py.grpc_v2.session.SETTINGS_TIMEOUT_MS", 500)
-    consumer = DefaultMQPushConsumer("group", endpoints=server.endpoints, mq_client_api_timeout=500)
+    consumer = DefaultMQPushConsumer(
+        "group", endpoints=server.endpoints, mq_client_api_timeout=500, heartbeat_broker_interval=200
+    )
     consumer.subscribe("topic")
     consumer.register_message_listener(Collector())
     server.scripts["Telemetry"] = lambda command, context: pb.TelemetryCommand(
@@ -401,6 +405,7 @@ def test_why_a_start_failed_is_told(server: GrpcServer, monkeypatch: pytest.Monk
     server.stop()
     with pytest.raises(ConnectError, match="cannot be reached"):
         consumer.start()
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [], "told once"
     del server.scripts["Telemetry"]
     server.start()
     server.scripts["QueryRoute"] = lambda request, context: pb.QueryRouteResponse(
