@@ -57,6 +57,10 @@ class Role(Protocol):
         """What servers are told."""
         ...
 
+    def has_nothing(self) -> bool:
+        """Whether servers keep messages for it, and it has none now."""
+        ...
+
     def on_settings(self, settings: pb.Settings) -> None:
         """What a server decided.
 
@@ -90,6 +94,7 @@ class Session:
         self._call: Call | None = None
         self._resent_ms = 0
         self._heartbeats_failed = 0
+        self._answers_lost = False
         self._reset_ms = runtime.clock.monotonic_ms() - RESET_INTERVAL_MS
         self._stopped = runtime.event()
         self._awaited = awaited
@@ -154,6 +159,8 @@ class Session:
                 failure = self._failure or ConnectError(f"{self.rpc.address} ended the Telemetry stream")
             except grpc.RpcError as error:
                 failure = self.rpc.error(error, "Telemetry")
+                with self._lock:
+                    self._answers_lost = self._settled
             except RocketMQError as error:
                 failure = error
             finally:
@@ -216,11 +223,14 @@ class Session:
     def _on_heartbeat(self, response: pb.HeartbeatResponse) -> None:
         with self._lock:
             self._heartbeats_failed = 0
+            lost = self._answers_lost
         if response.status.code == pb.UNRECOGNIZED_CLIENT_TYPE:
             _log.info("%s has no settings of this client, they are sent again", self.rpc.address)
             self.settings_lost()
         elif response.status.code != pb.OK:
             check(response.status, self.rpc.address, "Heartbeat")
+        elif lost and self._role.has_nothing():
+            self._claim_lost()
 
     def _on_heartbeat_failed(self, error: Exception) -> None:
         if self._stopped.is_set():
@@ -233,21 +243,46 @@ class Session:
             self._heartbeats_failed += 1
             silent = self._heartbeats_failed >= HEARTBEATS_FAILED_MAX and now_ms - self._reset_ms >= RESET_INTERVAL_MS
             if silent:
-                self._heartbeats_failed, self._reset_ms = 0, now_ms
+                self._heartbeats_failed, self._reset_ms, self._answers_lost = 0, now_ms, True
         if silent:
             self._warn("silent", "%s has been silent for long, a new connection is made", self.rpc.address)
             # Closing a channel waits for the thread that this runs on.
             self._runtime.start_thread(f"GrpcReset_{self.rpc.address}", self.rpc.reset)
 
+    def _claim_lost(self) -> None:
+        """What the server wrote into a connection that broke or fell silent it would keep for this client, up to three
+        hours. It gives it out again when the client leaves: so it leaves, at a moment at which it has nothing else, and
+        is back at once.
+
+        Behaviour: GW-14.
+        """
+        with self._lock:
+            self._answers_lost = False
+        self.rpc.invoke_async(
+            "NotifyClientTermination", self._termination(), self._timeout_ms, self._on_left, self._on_leaving_failed
+        )
+
+    def _on_left(self, response: pb.NotifyClientTerminationResponse) -> None:
+        self.send_settings()
+        check(response.status, self.rpc.address, "NotifyClientTermination")
+
+    def _on_leaving_failed(self, error: Exception) -> None:
+        with self._lock:
+            self._answers_lost = True
+        _log.info("what may have been lost on the way from %s is asked for later: %s", self.rpc.address, error)
+
     # End.
 
-    def leave(self) -> None:
-        """Tell the server that this client ends; what it was given goes to others soon. Waits for the answer."""
+    def _termination(self) -> pb.NotifyClientTerminationRequest:
         request = pb.NotifyClientTerminationRequest()
         if self._role.group is not None:
             request.group.name = self._role.group
+        return request
+
+    def leave(self) -> None:
+        """Tell the server that this client ends; what it was given goes to others soon. Waits for the answer."""
         try:
-            response = self.rpc.invoke("NotifyClientTermination", request, self._timeout_ms)
+            response = self.rpc.invoke("NotifyClientTermination", self._termination(), self._timeout_ms)
             check(response.status, self.rpc.address, "NotifyClientTermination")
         except RocketMQError as error:
             _log.info("telling %s that this client ends failed: %s", self.rpc.address, error)
