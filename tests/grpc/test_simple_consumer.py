@@ -63,11 +63,12 @@ def test_topics_are_asked_in_turn_and_wrong_calls_are_told(server: GrpcServer) -
         for numbers in ((0, 10_000), (33, 10_000), (1, 9_999), (1, 43_200_001)):
             with pytest.raises(ConfigError, match="Out of range"):
                 consumer.receive(*numbers)
-        for nonsense in ("x", None, [], Message("a", b"sent, not received")):
+        several: list[Any] = ["x", None, [], Message("a", b"sent, not received")]
+        for nonsense in several:
             with pytest.raises(ConfigError, match=r"a message that receive\(\) returned"):
-                consumer.ack(nonsense)  # type: ignore[arg-type]
+                consumer.ack(nonsense)
             with pytest.raises(ConfigError, match=r"a message that receive\(\) returned"):
-                consumer.change_invisible_duration(nonsense, 10_000)  # type: ignore[arg-type]
+                consumer.change_invisible_duration(nonsense, 10_000)
         with pytest.raises(IllegalStateError, match="started once"):
             consumer.start()
     with pytest.raises(IllegalStateError, match="shut down"):
