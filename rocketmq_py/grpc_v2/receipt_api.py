@@ -154,6 +154,7 @@ class ReceiptApi:
                     break
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             failure = session.rpc.error(error, "ReceiveMessage")
+            session.answers_lost()
         finally:
             stream.cancel()  # does nothing to one that has ended
             with self._lock:

@@ -159,8 +159,6 @@ class Session:
                 failure = self._failure or ConnectError(f"{self.rpc.address} ended the Telemetry stream")
             except grpc.RpcError as error:
                 failure = self.rpc.error(error, "Telemetry")
-                with self._lock:
-                    self._answers_lost = self._settled
             except RocketMQError as error:
                 failure = error
             finally:
@@ -243,11 +241,16 @@ class Session:
             self._heartbeats_failed += 1
             silent = self._heartbeats_failed >= HEARTBEATS_FAILED_MAX and now_ms - self._reset_ms >= RESET_INTERVAL_MS
             if silent:
-                self._heartbeats_failed, self._reset_ms, self._answers_lost = 0, now_ms, True
+                self._heartbeats_failed, self._reset_ms = 0, now_ms
         if silent:
             self._warn("silent", "%s has been silent for long, a new connection is made", self.rpc.address)
             # Closing a channel waits for the thread that this runs on.
             self._runtime.start_thread(f"GrpcReset_{self.rpc.address}", self.rpc.reset)
+
+    def answers_lost(self) -> None:
+        """A receive broke: what the server answered may have got lost on the way."""
+        with self._lock:
+            self._answers_lost = True
 
     def _claim_lost(self) -> None:
         """What the server wrote into a connection that broke or fell silent it would keep for this client, up to three

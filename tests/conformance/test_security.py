@@ -246,7 +246,7 @@ def test_over_grpc_with_the_right_ca_and_key_all_kinds_of_clients_work(
     for group in groups:
         secure.create_group(group)
     collector = Collector()
-    bodies = [f"body {number}".encode() for number in range(100)] + [bytes(range(256)) * 8_000]
+    bodies = [f"body {number}".encode() for number in range(20)] + [bytes(range(256)) * 8_000]
     received: set[bytes] = set()
     with (
         DefaultMQProducer(name(), compress_msg_body_over_howmuch=2**31 - 1, **right_grpc) as producer,
@@ -258,9 +258,10 @@ def test_over_grpc_with_the_right_ca_and_key_all_kinds_of_clients_work(
             producer.send(Message(topic, body), timeout_ms=10_000)
 
         def receive() -> bool:
-            for msg in simple.receive(32, 30_000, await_duration_ms=5_000):
+            for number, msg in enumerate(simple.receive(32, 30_000, await_duration_ms=5_000)):
                 received.add(msg.body)
-                simple.change_invisible_duration(msg, 20_000)
+                if number == 0:
+                    simple.change_invisible_duration(msg, 20_000)
                 simple.ack(msg)
             return received == set(bodies)
 

@@ -558,6 +558,25 @@ def test_a_connection_that_fell_silent_is_made_anew_and_consumption_goes_on(
 
 
 @pytest.mark.behaviour("GW-14")
+def test_what_got_lost_with_a_receive_that_broke_is_given_again(
+    server: GrpcServer, start_consumer: StartConsumer
+) -> None:
+    breaks = iter([True])
+
+    def break_once(request: Any, context: grpc.ServicerContext) -> None:
+        if next(breaks, False):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    server.scripts["ReceiveMessage"] = break_once
+    start_consumer(Collector(), heartbeat_broker_interval=300)
+    eventually(lambda: server.count("NotifyClientTermination") == 1, 30, "it leaves")
+    eventually(lambda: server.count("Telemetry") == 2, 30, "and is back")
+    beats = server.count("Heartbeat")
+    eventually(lambda: server.count("Heartbeat") > beats + 2, 30, "heartbeats")
+    assert server.count("NotifyClientTermination") == 1
+
+
+@pytest.mark.behaviour("GW-14")
 def test_what_got_lost_in_a_silent_connection_is_given_again_once_nothing_else_is_unsettled(
     server: GrpcServer, start_consumer: StartConsumer
 ) -> None:
