@@ -63,7 +63,7 @@ class GrpcConsumerParts:
         self.subscriptions = subscriptions
         self.role = ConsumerRole(
             group, pb.PUSH_CONSUMER, Endpoints.parse(config.endpoints), config.mq_client_api_timeout,
-            self.current_subscriptions,
+            self.current_subscriptions, unsettled=self._unsettled,
         )  # fmt: skip
         self.client = GrpcClient(config, self.role, runtime)
         scheduler = self.client.scheduler
@@ -175,6 +175,9 @@ class GrpcConsumerParts:
     def _services(self) -> list[ConsumeMessagePopConcurrentlyService | ConsumeMessagePopOrderlyService]:
         with self._lock:
             return [service for service in (self._standard, self._fifo) if service is not None]
+
+    def _unsettled(self) -> int:
+        return self.queues.wait_ack_msg_count()
 
     # Subscriptions.
 

@@ -139,20 +139,24 @@ class SimpleConsumer(ClientConfig, StartedByWith):
         """A message is consumed.
 
         Raises:
+            ConfigError: it is no message of ``receive``.
             BrokerError: its invisible time has passed (code 40013), or the server refused otherwise.
             TransportError: no answer; it may have been carried out.
         """
-        self._started().ack(self.with_namespace(msg.topic), msg)
+        client = self._started()
+        client.ack(self.with_namespace(_received(msg).topic), msg)
 
     def change_invisible_duration(self, msg: MessageExt, invisible_duration_ms: int) -> None:
         """Have a message come again so much later from now, 0 to 43,200,000 ms; until then it can be acknowledged.
 
         Raises:
+            ConfigError: it is no message of ``receive``, or the time is out of range.
             BrokerError: its invisible time has passed (code 40013), or the server refused otherwise.
             TransportError: no answer.
         """
         check_range("invisible_duration_ms", invisible_duration_ms, 0, INVISIBLE_MAX_MS)
-        self._started().change_invisible_duration(self.with_namespace(msg.topic), msg, invisible_duration_ms)
+        client = self._started()
+        client.change_invisible_duration(self.with_namespace(_received(msg).topic), msg, invisible_duration_ms)
 
     def shutdown(self) -> None:
         """Leave. Messages received and not acknowledged can be acknowledged no more. May be called twice."""
@@ -174,3 +178,9 @@ class SimpleConsumer(ClientConfig, StartedByWith):
     def __repr__(self) -> str:
         state = "running" if self._client is not None else "shut down" if self._closed else "not started"
         return f"<SimpleConsumer {self.group} {state} {sorted(self._subscriptions)}>"
+
+
+def _received(msg: object) -> MessageExt:
+    if not isinstance(msg, MessageExt):
+        raise ConfigError(f"give a message that receive() returned, one at a time, not {type(msg).__name__}")
+    return msg

@@ -55,6 +55,11 @@ class PopQueues:
         with self._lock:
             return list(self._queues.items())
 
+    def wait_ack_msg_count(self) -> int:
+        """Messages popped and not settled, those of queues dropped lately, too."""
+        with self._lock:
+            return sum(queue.wait_ack_msg_count for queue in (*self._queues.values(), *self._ending.values()))
+
     def update(self, topic: str, assigned: Collection[MessageQueue]) -> tuple[bool, Sequence[PopRequest]]:
         """Drop what is no longer assigned or has lost its request, add what is new.
 

@@ -89,7 +89,9 @@ class GrpcClient:
             if found is None:
                 credentials, options = self._tls
                 rpc = RpcClient(endpoints, self._headers, credentials, options)
-                found = self._sessions[endpoints] = Session(rpc, self._role, self._runtime, self._timeout_ms)
+                found = self._sessions[endpoints] = Session(
+                    rpc, self._role, self._runtime, self._timeout_ms, awaited=endpoints == self.endpoints
+                )
             return found
 
     def session_of(self, broker_name: str) -> Session:

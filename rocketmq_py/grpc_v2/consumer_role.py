@@ -30,6 +30,7 @@ class ConsumerRole:
     Args:
         subscriptions: those of this moment.
         verify: for operators, None when there is no listener.
+        unsettled: how many messages it has that servers keep for it; None: they keep none for long.
 
     Attributes:
         terms: what the server decided; replaced as a whole.
@@ -43,6 +44,7 @@ class ConsumerRole:
         timeout_ms: int,
         subscriptions: Callable[[], Iterable[SubscriptionData]],
         verify: Verify | None = None,
+        unsettled: Callable[[], int] | None = None,
     ) -> None:
         self.group = group
         self.client_type = client_type
@@ -50,6 +52,7 @@ class ConsumerRole:
         self._timeout_ms = timeout_ms
         self._subscriptions = subscriptions
         self._verify = verify
+        self._unsettled = unsettled
         self.terms = ConsumerTerms()
 
     def settings(self) -> pb.Settings:
@@ -61,6 +64,10 @@ class ConsumerRole:
         settings.subscription.group.CopyFrom(resource(self.group))
         settings.subscription.subscriptions.extend(subscription_entries(self._subscriptions()))
         return settings
+
+    def has_nothing(self) -> bool:
+        """See ``Role.has_nothing``."""
+        return self._unsettled is not None and self._unsettled() == 0
 
     def on_settings(self, settings: pb.Settings) -> None:
         """See ``Role.on_settings``."""

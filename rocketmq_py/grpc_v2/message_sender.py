@@ -83,6 +83,10 @@ class ProducerRole:
         settings.publishing.topics.extend(resource(topic) for topic in topics)
         return settings
 
+    def has_nothing(self) -> bool:
+        """See ``Role.has_nothing``."""
+        return False
+
     def on_settings(self, settings: pb.Settings) -> None:
         """See ``Role.on_settings``."""
         self.terms = producer_terms(settings)

@@ -110,14 +110,14 @@ class ReceiptApi:
         outcome: PopResult | Exception
         try:
             outcome = self.receive(job.call)
-        except RocketMQError as error:
+        except Exception as error:  # noqa: BLE001 - border: a pop that nobody is told about is a loop that stops
             outcome = error
         with self._lock:
             self._pops -= 1
         if isinstance(outcome, PopResult):
             try:
                 job.on_result(outcome)
-            except Exception as error:  # noqa: BLE001 - border: a pop that nobody is told about is a loop that stops
+            except Exception as error:  # noqa: BLE001 - as above
                 job.on_error(error)
         else:
             job.on_error(outcome)
@@ -151,11 +151,12 @@ class ReceiptApi:
                         "too many", "%s sent more than %s messages, %s were asked for: the rest is not read",
                         session.rpc.address, most, call.max_nums,
                     )  # fmt: skip
-                    stream.cancel()
                     break
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             failure = session.rpc.error(error, "ReceiveMessage")
+            session.answers_lost()
         finally:
+            stream.cancel()  # does nothing to one that has ended
             with self._lock:
                 self._calls.discard(stream)
         if answer.unreadable is not None:

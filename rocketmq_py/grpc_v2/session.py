@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from rocketmq_py.errors import ConnectError, RequestTimeoutError, RocketMQError, TransportError
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.grpc_v2.rpc_client import Call, RpcClient
-from rocketmq_py.grpc_v2.status import GrpcStatusError, check
+from rocketmq_py.grpc_v2.status import GrpcStatusError, HandshakeError, check
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Mutex, Queue, Runtime
 
@@ -57,6 +57,10 @@ class Role(Protocol):
         """What servers are told."""
         ...
 
+    def has_nothing(self) -> bool:
+        """Whether servers keep messages for it, and it has none now."""
+        ...
+
     def on_settings(self, settings: pb.Settings) -> None:
         """What a server decided.
 
@@ -75,11 +79,11 @@ class Session:
 
     Lock: ``_lock`` guards the stream and the counts.
 
-    Attributes:
-        failure: why there were no settings at the last try; None when there were.
+    Args:
+        awaited: somebody calls ``await_settings`` and is told there what goes wrong: until then no warning tells it.
     """
 
-    def __init__(self, rpc: RpcClient, role: Role, runtime: Runtime, timeout_ms: int) -> None:
+    def __init__(self, rpc: RpcClient, role: Role, runtime: Runtime, timeout_ms: int, *, awaited: bool = False) -> None:
         self.rpc = rpc
         self._role = role
         self._runtime = runtime
@@ -90,27 +94,41 @@ class Session:
         self._call: Call | None = None
         self._resent_ms = 0
         self._heartbeats_failed = 0
+        self._answers_lost = False
         self._reset_ms = runtime.clock.monotonic_ms() - RESET_INTERVAL_MS
         self._stopped = runtime.event()
-        self._settled = runtime.event()
-        self.failure: RocketMQError | None = None
+        self._awaited = awaited
+        self._answered = runtime.event()
+        self._settled = False
+        self._failure: RocketMQError | None = None
         self._thread = runtime.start_thread(f"GrpcTelemetry_{rpc.address}", self._run)
 
     # Settings and commands.
 
     def await_settings(self) -> None:
-        """Wait for the server's first settings.
+        """Wait for the server's first settings; no longer when it refuses this client, or its certificate is wrong.
 
         Raises:
             RocketMQError: it sent none; what is known of the reason.
         """
-        if self._settled.wait(SETTINGS_TIMEOUT_MS + self._timeout_ms):
-            return
-        if self.failure is not None:
-            raise self.failure
-        raise RequestTimeoutError(
-            f"{self.rpc.address} answered no settings: is it the gRPC port of a RocketMQ 5 proxy?"
-        )
+        self._answered.wait(SETTINGS_TIMEOUT_MS + self._timeout_ms)
+        if not self._settled:
+            raise self._failure or RequestTimeoutError(
+                f"{self.rpc.address} answered no settings: is it the gRPC port of a RocketMQ 5 proxy?"
+            )
+        self._awaited = False
+
+    def _failed(self, failure: RocketMQError) -> None:
+        """There are no settings."""
+        self._failure = failure
+        if isinstance(failure, HandshakeError) or (isinstance(failure, GrpcStatusError) and not failure.retriable):
+            self._answered.set()
+
+    def _warn(self, key: str, message: str, *args: object) -> None:
+        if self._awaited:
+            _log.info(message, *args)
+        else:
+            self._warnings.warning(key, message, *args)
 
     def send_settings(self) -> None:
         """Tell the server what this client wants now; a stream that is opened begins with it anyway."""
@@ -138,7 +156,7 @@ class Session:
             outgoing.put(pb.TelemetryCommand(settings=self._role.settings()))
             try:
                 self._follow(outgoing)
-                failure: RocketMQError = ConnectError(f"{self.rpc.address} ended the Telemetry stream")
+                failure = self._failure or ConnectError(f"{self.rpc.address} ended the Telemetry stream")
             except grpc.RpcError as error:
                 failure = self.rpc.error(error, "Telemetry")
             except RocketMQError as error:
@@ -148,8 +166,8 @@ class Session:
                     self._outgoing = self._call = None
                 outgoing.put(None)
             if not self._stopped.is_set():
-                self.failure = self.failure or failure
-                self._warnings.warning("stream", "the stream to %s is opened again: %s", self.rpc.address, failure)
+                self._failed(failure)
+                self._warn("stream", "the stream to %s is opened again: %s", self.rpc.address, failure)
             self._stopped.wait(REOPEN_MS)
 
     def _follow(self, outgoing: Queue[pb.TelemetryCommand | None]) -> None:
@@ -172,19 +190,20 @@ class Session:
             try:
                 check(command.status, self.rpc.address, "Telemetry")
             except GrpcStatusError as error:
-                self.failure = error
-                self._warnings.warning("status", "%s", error)
+                self._failed(error)
+                self._warn("status", "%s", error)
                 return
         kind = command.WhichOneof("command")
         if kind == "settings":
             try:
                 self._role.on_settings(command.settings)
             except RocketMQError as error:
-                self.failure = error
-                self._warnings.warning("settings", "settings of %s are not used: %s", self.rpc.address, error)
+                self._failed(error)
+                self._warn("settings", "settings of %s are not used: %s", self.rpc.address, error)
                 return
-            self.failure = None
-            self._settled.set()
+            self._failure = None
+            self._settled = True
+            self._answered.set()
         elif kind == "reconnect_endpoints_command":
             self.rpc.reset()
         elif kind is not None:
@@ -202,16 +221,19 @@ class Session:
     def _on_heartbeat(self, response: pb.HeartbeatResponse) -> None:
         with self._lock:
             self._heartbeats_failed = 0
+            lost = self._answers_lost
         if response.status.code == pb.UNRECOGNIZED_CLIENT_TYPE:
             _log.info("%s has no settings of this client, they are sent again", self.rpc.address)
             self.settings_lost()
         elif response.status.code != pb.OK:
             check(response.status, self.rpc.address, "Heartbeat")
+        elif lost and self._role.has_nothing():
+            self._claim_lost()
 
     def _on_heartbeat_failed(self, error: Exception) -> None:
         if self._stopped.is_set():
             return
-        self._warnings.warning("heartbeat", "a heartbeat to %s failed: %s", self.rpc.address, error)
+        self._warn("heartbeat", "a heartbeat to %s failed: %s", self.rpc.address, error)
         if not isinstance(error, TransportError):
             return
         now_ms = self._runtime.clock.monotonic_ms()
@@ -221,19 +243,49 @@ class Session:
             if silent:
                 self._heartbeats_failed, self._reset_ms = 0, now_ms
         if silent:
-            _log.warning("%s has been silent for long, a new connection is made", self.rpc.address)
+            self._warn("silent", "%s has been silent for long, a new connection is made", self.rpc.address)
             # Closing a channel waits for the thread that this runs on.
             self._runtime.start_thread(f"GrpcReset_{self.rpc.address}", self.rpc.reset)
 
+    def answers_lost(self) -> None:
+        """A receive broke: what the server answered may have got lost on the way."""
+        with self._lock:
+            self._answers_lost = True
+
+    def _claim_lost(self) -> None:
+        """What the server wrote into a connection that broke or fell silent it would keep for this client, up to three
+        hours. It gives it out again when the client leaves: so it leaves, at a moment at which it has nothing else, and
+        is back at once.
+
+        Behaviour: GW-14.
+        """
+        with self._lock:
+            self._answers_lost = False
+        self.rpc.invoke_async(
+            "NotifyClientTermination", self._termination(), self._timeout_ms, self._on_left, self._on_leaving_failed
+        )
+
+    def _on_left(self, response: pb.NotifyClientTerminationResponse) -> None:
+        self.send_settings()
+        check(response.status, self.rpc.address, "NotifyClientTermination")
+
+    def _on_leaving_failed(self, error: Exception) -> None:
+        with self._lock:
+            self._answers_lost = True
+        _log.info("what may have been lost on the way from %s is asked for later: %s", self.rpc.address, error)
+
     # End.
 
-    def leave(self) -> None:
-        """Tell the server that this client ends; what it was given goes to others soon. Waits for the answer."""
+    def _termination(self) -> pb.NotifyClientTerminationRequest:
         request = pb.NotifyClientTerminationRequest()
         if self._role.group is not None:
             request.group.name = self._role.group
+        return request
+
+    def leave(self) -> None:
+        """Tell the server that this client ends; what it was given goes to others soon. Waits for the answer."""
         try:
-            response = self.rpc.invoke("NotifyClientTermination", request, self._timeout_ms)
+            response = self.rpc.invoke("NotifyClientTermination", self._termination(), self._timeout_ms)
             check(response.status, self.rpc.address, "NotifyClientTermination")
         except RocketMQError as error:
             _log.info("telling %s that this client ends failed: %s", self.rpc.address, error)

@@ -75,6 +75,18 @@ class GrpcStatusError(BrokerError):
         return self.status == pb.TOPIC_NOT_FOUND
 
 
+class HandshakeError(ConnectError):
+    """The certificate is not trusted, or one end speaks TLS and the other does not: nothing to try again soon."""
+
+
+_HANDSHAKES: Mapping[str, str] = {
+    "Hostname Verification": "its certificate names another server; tls_check_hostname=False checks the CA alone",
+    "CERTIFICATE_VERIFY_FAILED": "give its CA as tls_client_trust_cert_path",
+    "SSL_ERROR": "does the server speak TLS there (use_tls)?",
+}
+"""By gRPC's own words, the first one that fits."""
+
+
 def check(status: pb.Status, address: str, doing: str) -> None:
     """Raise what a status that is not OK means."""
     if status.code != pb.OK:
@@ -91,9 +103,12 @@ def of_rpc(error: grpc.RpcError, address: str, doing: str) -> RocketMQError:
         return ProtocolError(f"{doing}: {address} does not offer this: is it the gRPC port of a RocketMQ 5 proxy?")
     if code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}:
         return ProtocolError(f"{doing}: {address} ended the call with {code.name if code else code}: {details}")
+    for words, hint in _HANDSHAKES.items():
+        if words in details:
+            return HandshakeError(f"{doing}: {address} cannot be reached: {details}; {hint}")
     hint = ""
     if code is grpc.StatusCode.UNAVAILABLE:
-        hint = "; is a RocketMQ 5 proxy running there, and is this its gRPC port (endpoints)?"
-    if "SSL" in details or "TLS" in details or "CERTIFICATE" in details.upper():
-        hint = "; give its CA as tls_client_trust_cert_path, or set use_tls=False if the port is in plain text"
+        hint = (
+            "; is a RocketMQ 5 proxy running there, is this its gRPC port (endpoints), and does it want TLS (use_tls)?"
+        )
     return ConnectError(f"{doing}: {address} cannot be reached: {details}{hint}")

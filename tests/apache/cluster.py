@@ -255,6 +255,7 @@ class ApacheCluster(Administration):
                 "localServeAddr": "127.0.0.1",
                 "remotingListenPort": remoting,
                 "grpcServerPort": grpc,
+                "useEndpointPortFromRequest": True,  # so that a relay may lie before it
                 "grpcShutdownTimeSeconds": 1,
             }
             proxy_config.write_text(json.dumps(settings | self._extra_proxy_config))

@@ -67,7 +67,7 @@ def start_consumer(server: Server) -> Iterator[StartConsumer]:
             **settings: Any,
         ) -> DefaultMQPushConsumer:
             settings.setdefault("consume_from_where", ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET)
-            consumer = DefaultMQPushConsumer(group, **server.consumer_address, **settings)
+            consumer = DefaultMQPushConsumer(group, **{**server.consumer_address, **settings})
             consumer.subscribe(topic, tags)
             consumer.register_message_listener(listener)
             running.callback(consumer.shutdown)

@@ -1,4 +1,4 @@
-"""A relay before a server, which can fall silent as a network does: connections stay open and nothing moves."""
+"""A relay before a server, which can do as a network does: end connections, or fall silent while they stay open."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._frozen.set()
-        for each in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        _close([self._listener, *self._sockets])
 
     def freeze(self) -> None:
         """Have every connection that there is fall silent."""
         self._frozen.set()
         self._frozen = threading.Event()
+
+    def cut(self) -> None:
+        """End every connection that there is; later ones work."""
+        self.freeze()
+        sockets, self._sockets = self._sockets, []
+        _close(sockets)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -63,4 +66,12 @@ def _pump(source: socket.socket, sink: socket.socket, frozen: threading.Event) -
             if frozen.is_set():
                 return
             sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+        if not frozen.is_set():
+            sink.shutdown(socket.SHUT_WR)
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()

@@ -26,6 +26,7 @@ from rocketmq_py import (
     ServiceState,
 )
 from rocketmq_py.consumer.stats import Event
+from rocketmq_py.grpc_v2.convert import ReceivedMessage, received
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.results import Messages
 from tests.conformance.collector import Collector, eventually
@@ -271,6 +272,28 @@ def test_a_receive_that_failed_is_repeated_by_the_same_attempt_and_the_next_one_
 
 
 @pytest.mark.behaviour("GC-04")
+def test_whatever_a_receive_fails_with_the_next_one_follows(
+    server: GrpcServer, start_consumer: StartConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([ValueError("a fault of ours"), MemoryError()])
+
+    def fail_twice(*args: Any) -> ReceivedMessage:
+        for failure in failures:
+            raise failure
+        return received(*args)
+
+    monkeypatch.setattr("rocketmq_py.grpc_v2.receipt_api.received", fail_twice)
+    collector = Collector()
+    consumer = start_consumer(collector, receive_loop_count=1)
+    for body in bodies(3):
+        put(server, body)
+        eventually(lambda: not server._messages["topic"], 10, "taken")
+    collector.wait_for_bodies(bodies(3)[2:])
+    assert consumer.counters()[Event.PULL_FAILED] == 2
+    eventually(lambda: server.receiving == 1, 10, "no receive is left open")
+
+
+@pytest.mark.behaviour("GC-04")
 def test_an_answer_without_end_is_cut_off_and_what_came_is_consumed(
     server: GrpcServer, start_consumer: StartConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,9 +411,13 @@ def test_a_start_without_an_answer_of_the_server_fails_and_leaves_nothing(
 
 
 @pytest.mark.behaviour("GC-18")
-def test_why_a_start_failed_is_told(server: GrpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_start_failed_is_told_once(
+    server: GrpcServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("rocketmq_py.grpc_v2.session.SETTINGS_TIMEOUT_MS", 500)
-    consumer = DefaultMQPushConsumer("group", endpoints=server.endpoints, mq_client_api_timeout=500)
+    consumer = DefaultMQPushConsumer(
+        "group", endpoints=server.endpoints, mq_client_api_timeout=500, heartbeat_broker_interval=200
+    )
     consumer.subscribe("topic")
     consumer.register_message_listener(Collector())
     server.scripts["Telemetry"] = lambda command, context: pb.TelemetryCommand(
@@ -401,6 +428,7 @@ def test_why_a_start_failed_is_told(server: GrpcServer, monkeypatch: pytest.Monk
     server.stop()
     with pytest.raises(ConnectError, match="cannot be reached"):
         consumer.start()
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [], "told once"
     del server.scripts["Telemetry"]
     server.start()
     server.scripts["QueryRoute"] = lambda request, context: pb.QueryRouteResponse(
@@ -527,3 +555,59 @@ def test_a_connection_that_fell_silent_is_made_anew_and_consumption_goes_on(
 
         eventually(comes, 30, "consumption goes on")
         assert relay.connections > before
+
+
+@pytest.mark.behaviour("GW-14")
+def test_what_got_lost_with_a_receive_that_broke_is_given_again(
+    server: GrpcServer, start_consumer: StartConsumer
+) -> None:
+    breaks = iter([True])
+
+    def break_once(request: Any, context: grpc.ServicerContext) -> None:
+        if next(breaks, False):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    server.scripts["ReceiveMessage"] = break_once
+    start_consumer(Collector(), heartbeat_broker_interval=300)
+    eventually(lambda: server.count("NotifyClientTermination") == 1, 30, "it leaves")
+    eventually(lambda: server.count("Telemetry") == 2, 30, "and is back")
+    beats = server.count("Heartbeat")
+    eventually(lambda: server.count("Heartbeat") > beats + 2, 30, "heartbeats")
+    assert server.count("NotifyClientTermination") == 1
+
+
+@pytest.mark.behaviour("GW-14")
+def test_what_got_lost_in_a_silent_connection_is_given_again_once_nothing_else_is_unsettled(
+    server: GrpcServer, start_consumer: StartConsumer
+) -> None:
+    go = threading.Event()
+
+    def wait(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        go.wait(30)
+        return SUCCESS
+
+    def told() -> list[str]:
+        with server._changed:
+            return [each.name for each in server.seen]
+
+    with Relay(server.endpoints) as relay:
+        collector = Collector(wait)
+        start_consumer(
+            collector, endpoints=relay.endpoints, heartbeat_broker_interval=300, mq_client_api_timeout=300,
+            await_termination_millis_when_shutdown=100,
+        )  # fmt: skip
+        put(server, b"long")
+        collector.wait_for_bodies([b"long"])
+        before = relay.connections
+        relay.freeze()
+        eventually(lambda: relay.connections > before, 30, "a new connection")
+        beats = server.count("Heartbeat")
+        eventually(lambda: server.count("Heartbeat") > beats + 2, 30, "heartbeats")
+        assert "NotifyClientTermination" not in told(), "a message is unsettled: it would come again, too"
+        go.set()
+        eventually(lambda: "NotifyClientTermination" in told(), 30, "it leaves")
+        left = told().index("NotifyClientTermination")
+        eventually(lambda: "Telemetry" in told()[left:], 30, "and is back")
+        beats = server.count("Heartbeat")
+        eventually(lambda: server.count("Heartbeat") > beats + 2, 30, "heartbeats")
+        assert told().count("NotifyClientTermination") == 1

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from rocketmq_py import BrokerError, ConfigError, IllegalStateError, SimpleConsumer
+from rocketmq_py import BrokerError, ConfigError, IllegalStateError, Message, SimpleConsumer
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from tests.grpc.server import GrpcServer
 
@@ -63,6 +63,12 @@ def test_topics_are_asked_in_turn_and_wrong_calls_are_told(server: GrpcServer) -
         for numbers in ((0, 10_000), (33, 10_000), (1, 9_999), (1, 43_200_001)):
             with pytest.raises(ConfigError, match="Out of range"):
                 consumer.receive(*numbers)
+        several: list[Any] = ["x", None, [], Message("a", b"sent, not received")]
+        for nonsense in several:
+            with pytest.raises(ConfigError, match=r"a message that receive\(\) returned"):
+                consumer.ack(nonsense)
+            with pytest.raises(ConfigError, match=r"a message that receive\(\) returned"):
+                consumer.change_invisible_duration(nonsense, 10_000)
         with pytest.raises(IllegalStateError, match="started once"):
             consumer.start()
     with pytest.raises(IllegalStateError, match="shut down"):

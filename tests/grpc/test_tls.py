@@ -10,7 +10,7 @@ import grpc
 import pytest
 import trustme
 
-from rocketmq_py import ConfigError, ConnectError, DefaultMQProducer, Message, RocketMQError
+from rocketmq_py import ConfigError, ConnectError, DefaultMQProducer, Message
 from tests.grpc.server import GrpcServer
 
 
@@ -58,7 +58,7 @@ def test_a_certificate_of_an_own_authority_is_taken_when_its_name_need_not_be_th
 def test_a_certificate_that_names_another_server_or_that_nobody_trusts_is_refused(
     secured: GrpcServer, trusted: str
 ) -> None:
-    with pytest.raises(ConnectError, match="cannot be reached"):
+    with pytest.raises(ConnectError, match="tls_check_hostname=False"):
         send(secured, tls_client_trust_cert_path=trusted)
     with pytest.raises(ConnectError, match="tls_client_trust_cert_path"):
         send(secured, use_tls=True)
@@ -73,8 +73,10 @@ def test_any_certificate_is_taken_by_choice(secured: GrpcServer) -> None:
 
 @pytest.mark.behaviour("GW-13")
 def test_plain_and_secured_do_not_meet(secured: GrpcServer, server: GrpcServer, tmp_path: Path) -> None:
-    with pytest.raises(RocketMQError):
+    with pytest.raises(ConnectError, match="does it want TLS"):
         send(secured)
+    with pytest.raises(ConnectError, match="does the server speak TLS there"):
+        send(server, use_tls=True)
     with pytest.raises(ConnectError, match="does the server speak TLS there"):
         send(server, tls_insecure=True)
     with pytest.raises(ConfigError, match="cannot read"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hmac
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 
 from rocketmq_py import DefaultMQProducer, Message
 from rocketmq_py.broker.embedded_broker import EmbeddedBroker
-from rocketmq_py.broker.grpc import server
+from rocketmq_py.broker.grpc import server, shares
 from rocketmq_py.errors import ConnectError
 from rocketmq_py.grpc_v2.methods import METHODS
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
@@ -23,6 +25,7 @@ from rocketmq_py.model.message_status import MessageStatus
 from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 from rocketmq_py.remoting.message_status_bodies import Cursor
 from tests.conformance.collector import eventually
+from tests.io.half_sent import HalfSentRequests
 
 TOPIC = "topic"
 GROUP = "group"
@@ -297,30 +300,96 @@ def test_nonsense_costs_its_own_call_only(client: Client, topic: str, nonsense: 
     assert client.call("QueryRoute", pb.QueryRouteRequest(topic=pb.Resource(name=topic))).status.code == pb.OK
 
 
-@pytest.mark.behaviour("GS-42")
-def test_messages_that_a_client_does_not_read_are_bounded_and_go_to_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "UNWRITTEN_MAX_BYTES", 1_000_000)
-    monkeypatch.setattr(server, "WRITE_TIMEOUT_S", 3)
+@pytest.fixture
+def lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EmbeddedBroker, Client]]:
+    """A client that does not read what it receives, and its broker."""
     with EmbeddedBroker(tmp_path, grpc_port=0) as broker:
-        send(broker, "topic", os.urandom(3_000_000))
-        lazy, client = Client(broker, "lazy"), Client(broker)
+        lazy = Client(broker, "lazy")
+        lazy.channel.close()
         options = [("grpc.http2.lookahead_bytes", 65_535), ("grpc.http2.bdp_probe", 0)]
-        with grpc.insecure_channel(str(broker.grpc_addr), options=options) as slow:
-            lazy.channel.close()
-            lazy.channel = slow
-            unread = lazy.receive("topic")
-            assert next(iter(unread)).status.code == pb.OK, "the message is on its way"
+        lazy.channel = grpc.insecure_channel(str(broker.grpc_addr), options=options)
+        yield broker, lazy
+        lazy.close()
 
-            def first() -> int:
-                code: int = next(iter(client.receive("topic"))).status.code
-                return code
 
-            assert first() == pb.TOO_MANY_REQUESTS
-            eventually(lambda: first() == pb.OK, 30, "the message for who reads")
-            unread.cancel()
-        client.close()
+def first(call: Any) -> int:
+    """How a receive begins."""
+    code: int = next(iter(call)).status.code
+    return code
+
+
+@pytest.mark.behaviour("GS-42")
+def test_messages_that_a_client_does_not_read_go_to_others_in_time_or_when_there_are_too_many(
+    lazy: tuple[EmbeddedBroker, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "UNREAD_MAX_BYTES", 4_000_000)
+    broker, not_reading = lazy
+    client = Client(broker)
+    for topic in ("a", "b"):
+        send(broker, topic, os.urandom(3_000_000))
+    unread = not_reading.receive("a")
+    assert first(unread) == pb.OK, "the message is on its way"
+    assert [len(frame.message.body) for frame in client.receive("b")] == [0, 3_000_000, 0]
+    assert [len(frame.message.body) for frame in client.receive("a")] == [0, 3_000_000, 0], "it was too much: cut off"
+    unread.cancel()
+
+    monkeypatch.setattr(server, "WRITE_TIMEOUT_S", 1)
+    send(broker, "c", os.urandom(3_000_000))
+    unread = not_reading.receive("c")
+    assert first(unread) == pb.OK
+    assert [len(frame.message.body) for frame in client.receive("c")] == [0, 3_000_000, 0]
+    unread.cancel()
+    client.close()
+
+
+@pytest.mark.behaviour("GS-42")
+def test_who_does_not_read_receives_no_more_than_a_share_and_others_do(
+    lazy: tuple[EmbeddedBroker, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "UNREAD_SHARE_MAX_BYTES", 1_000_000)
+    broker, not_reading = lazy
+    client = Client(broker)
+    for topic in ("a", "b"):
+        send(broker, topic, os.urandom(3_000_000))
+    unread = not_reading.receive("a")
+    assert first(unread) == pb.OK
+    assert first(not_reading.receive("b")) == pb.TOO_MANY_REQUESTS
+    assert [len(frame.message.body) for frame in client.receive("b")] == [0, 3_000_000, 0]
+    unread.cancel()
+    send(broker, "b", b"small")
+    eventually(lambda: first(not_reading.receive("b")) == pb.OK, 30, "what it gave up counts no more")
+    client.close()
+
+
+@pytest.mark.behaviour("GS-42")
+@pytest.mark.parametrize("method", ["SendMessage", "ReceiveMessage"])
+def test_of_requests_that_are_not_finished_a_few_are_read_for_a_while_and_others_are_served(
+    broker: EmbeddedBroker, client: Client, topic: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "READS_MAX", 2)
+    monkeypatch.setattr(server, "READ_TIMEOUT_S", 3)
+    half = HalfSentRequests(str(broker.grpc_addr), method, calls=20, size=4_000_000)
+    try:
+        half.send_for(2)
+        assert 0 < half.sent < 4 * 4_000_000
+        assert client.call("QueryRoute", pb.QueryRouteRequest(topic=pb.Resource(name=topic))).status.code == pb.OK
+        half.send_for(3)
+        assert len(half.ended) >= 2
+    finally:
+        half.close()
+
+
+@pytest.mark.behaviour("GS-42")
+def test_connections_above_the_limit_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**dict(server._OPTIONS), "grpc.max_allowed_incoming_connections": 3}
+    assert len(options) == len(server._OPTIONS), "the option is there"
+    monkeypatch.setattr(server, "_OPTIONS", tuple(options.items()))
+    with EmbeddedBroker(tmp_path, grpc_port=0) as broker, ExitStack() as closing:
+        host, _, port = str(broker.grpc_addr).rpartition(":")
+        connections = [closing.enter_context(socket.create_connection((host, int(port)))) for _ in range(6)]
+        for connection in connections:
+            connection.settimeout(30)
+        assert sum(connection.recv(1) == b"" for connection in connections) == 3
 
 
 @pytest.mark.behaviour("GS-42")

@@ -465,6 +465,24 @@ def test_what_a_leaving_consumer_holds_goes_to_others_in_a_second(rig: GrpcRig, 
     assert polling.bodies == [b"1"]
 
 
+@pytest.mark.behaviour("GS-24")
+def test_only_what_the_leaving_consumer_holds_goes_to_others_however_little_is_remembered(
+    rig: GrpcRig, client: GrpcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rocketmq_py.broker.grpc.receipt_handles.LEASES_MAX", 3)
+    staying = rig.grpc_client("staying")
+    staying.settings(staying.consumer_settings())
+    send(rig, b"forgotten", b"acknowledged", b"held", b"of the other")
+    forgotten, acknowledged, held = (client.receive(batch=1).messages[0] for _ in range(3))
+    assert staying.receive().bodies == [b"of the other"]
+    assert [each.body for each in (forgotten, acknowledged, held)] == [b"forgotten", b"acknowledged", b"held"]
+    assert client.ack(acknowledged).status.code == pb.OK
+    client.terminate()
+    polling = staying.receive()
+    rig.loop.advance(2_500)
+    assert polling.bodies == [b"held"]
+
+
 @pytest.mark.behaviour("GS-18")
 def test_what_was_taken_from_a_consumer_can_be_settled_by_it_no_more(rig: GrpcRig, client: GrpcClient) -> None:
     send(rig, b"1")

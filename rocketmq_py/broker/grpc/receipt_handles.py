@@ -121,6 +121,7 @@ class ReceiptHandleManager:
         self._broker_name = broker_name
         self._may_renew = may_renew
         self._leases: dict[HeldMessage, _Lease] = {}
+        self._held_by: dict[str, dict[HeldMessage, None]] = {}  # the same by client, in the order of delivery
         # By group, topic and handle: groups that are given a message in the same moment get the same handle. Whether
         # the message is settled; else there is a newer handle.
         self._over: dict[tuple[str, str, str], bool] = {}
@@ -137,14 +138,23 @@ class ReceiptHandleManager:
     def delivered(self, client_id: str, receipt: Receipt, *, auto_renew: bool, reconsume_times: int) -> str:
         """A message goes to a client; its handle."""
         handle = _handle(receipt.info, receipt.physical_offset)
-        self._leases.pop(receipt.held, None)  # so that it goes to the end
+        self._forget(receipt.held)  # so that it goes to the end
+        self._held_by.setdefault(client_id, {})[receipt.held] = None
         self._leases[receipt.held] = _Lease(
             client_id, handle, receipt.info, receipt.physical_offset, auto_renew, self._clock.monotonic_ms(),
             reconsume_times,
         )  # fmt: skip
         while len(self._leases) > LEASES_MAX:
-            del self._leases[next(iter(self._leases))]
+            self._forget(next(iter(self._leases)))
         return handle
+
+    def _forget(self, held: HeldMessage) -> None:
+        lease = self._leases.pop(held, None)
+        if lease is not None:
+            of_client = self._held_by[lease.client_id]
+            del of_client[held]
+            if not of_client:
+                del self._held_by[lease.client_id]
 
     def find(self, group: str, topic: str, handle: str) -> Receipt:
         """What a handle stands for now.
@@ -178,7 +188,7 @@ class ReceiptHandleManager:
 
     def settled(self, receipt: Receipt, handle: str) -> None:
         """A message is acknowledged or dead."""
-        self._leases.pop(receipt.held, None)
+        self._forget(receipt.held)
         self._note_over(receipt.held, handle, settled=True)
 
     def _note_over(self, held: HeldMessage, handle: str, *, settled: bool) -> None:
@@ -203,7 +213,8 @@ class ReceiptHandleManager:
 
     def release(self, client_id: str) -> None:
         """A client is gone: what it holds is given to others soon."""
-        for held, lease in [entry for entry in self._leases.items() if entry[1].client_id == client_id]:
+        for held in list(self._held_by.get(client_id, ())):
+            lease = self._leases[held]
             if lease.auto_renew:
                 self._let_go(held, lease, CLEAR_INVISIBLE_MS)
 
@@ -215,7 +226,7 @@ class ReceiptHandleManager:
         for held, lease in list(self._leases.items()):
             left_ms = lease.info.pop_time + lease.info.invisible_time - wall_ms
             if left_ms <= 0:
-                del self._leases[held]
+                self._forget(held)
             elif lease.auto_renew and left_ms <= RENEW_AHEAD_MS:
                 if now_ms - lease.since_ms >= RENEW_MAX_MS:
                     steps = len(RETRY_DELAYS_MS)
@@ -239,12 +250,12 @@ class ReceiptHandleManager:
             lease.failures = 0
 
     def _let_go(self, held: HeldMessage, lease: _Lease, delay_ms: int) -> None:
-        del self._leases[held]
+        self._forget(held)
         self._change_or_note(Receipt(held, lease.info, None), delay_ms)
 
     def put_back(self, receipt: Receipt) -> None:
         """A message did not reach its consumer: it comes again soon, and that does not count as an attempt."""
-        self._leases.pop(receipt.held, None)
+        self._forget(receipt.held)
         self._change_or_note(receipt, CLEAR_INVISIBLE_MS, suspend=True, put_off=False)
 
     def _change_or_note(

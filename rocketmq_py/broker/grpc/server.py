@@ -1,6 +1,7 @@
 """The network edge of the RPCs: a server of ``grpc.aio`` on the broker's own loop, so that one thread owns everything.
 
-The only coroutines of the package: each waits for its answer, and is cancelled when its client does not wait any more.
+The only coroutines of the package, but for the turns of ``shares``: each waits for its answer, and is cancelled when
+its client does not wait any more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.grpc.application import GrpcMessagingApplication, Unary
 from rocketmq_py.broker.grpc.context import GrpcProxyError, ProxyContext, status_of
 from rocketmq_py.broker.grpc.receive_message_activity import Frames
+from rocketmq_py.broker.grpc.shares import ReadShares, Unread, UnreadShares
 from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError
 from rocketmq_py.grpc_v2.methods import METHODS, SERVICE_NAME, Method
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
@@ -26,11 +28,13 @@ from rocketmq_py.remoting.frame import LANGUAGES
 
 REQUEST_MAX_BYTES = 16 * 1024 * 1024
 """Of one request: it is in memory before anybody looks at it. Upstream takes 130 MiB, grpcMaxInboundMessageSize."""
-UNWRITTEN_MAX_BYTES = 256 * 1024 * 1024
-"""Messages under way to clients that do not read them yet; above, nothing more is received. Upstream sets no limit."""
+READ_TIMEOUT_S = 30
+"""A request that has not come as a whole by then is not waited for."""
 WRITE_TIMEOUT_S = 120
 """A client that has not read what it received by then does not get it."""
 
+CONNECTIONS_MAX = 1_000
+"""gRPC closes what comes above."""
 CALLS_MAX = 20_000
 """Calls at a time; above, RESOURCE_EXHAUSTED."""
 STREAMS_MAX = 1_000
@@ -47,7 +51,9 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),  # else two servers share a port, and a client meets either
     ("grpc.max_receive_message_length", REQUEST_MAX_BYTES),
     ("grpc.max_send_message_length", -1),
+    ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
     ("grpc.max_concurrent_streams", STREAMS_MAX),
+    ("grpc.http2.bdp_probe", 0),  # else gRPC takes more and more of requests that are not being read
     ("grpc.max_connection_idle_ms", IDLE_MAX_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", PING_MIN_INTERVAL_MS),
@@ -98,13 +104,14 @@ class GrpcServer:
 
     async def serve(self, application: GrpcMessagingApplication) -> None:
         """Answer."""
+        # Where one request is to come it is read here, when it is its turn: gRPC would read all that are begun.
         edge = _Edge(application, self._log, self._authentication)
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(edge.unary(name, answer), *_codec(METHODS[name]))
+            name: grpc.stream_unary_rpc_method_handler(edge.unary(name, answer), *_codec(METHODS[name]))
             for name, answer in application.unary.items()
         }
         receive, telemetry = METHODS["ReceiveMessage"], METHODS["Telemetry"]
-        handlers["ReceiveMessage"] = grpc.unary_stream_rpc_method_handler(edge.receive_message, *_codec(receive))
+        handlers["ReceiveMessage"] = grpc.stream_stream_rpc_method_handler(edge.receive_message, *_codec(receive))
         handlers["Telemetry"] = grpc.stream_stream_rpc_method_handler(edge.telemetry, *_codec(telemetry))
         # Every other method is UNIMPLEMENTED.
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
@@ -125,7 +132,8 @@ class _Edge:
         self._application = application
         self._log = log
         self._authentication = authentication
-        self._unwritten_bytes = 0
+        self._reads = ReadShares()
+        self._unread = UnreadShares()
 
     def _context(self, call_context: Any) -> ProxyContext:
         """Who calls, checked.
@@ -141,10 +149,23 @@ class _Edge:
                 raise GrpcProxyError(pb.UNAUTHORIZED, error.remark) from None
         return _context(call_context, headers)
 
+    async def _read(self, call_context: Any) -> Any:
+        """The request of a call that has one."""
+        async with self._reads.turn(call_context.peer()):
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    request = await call_context.read()
+            except TimeoutError:
+                await call_context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come as a whole")
+        if request is grpc.aio.EOF:
+            await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is no request")
+        return request
+
     def unary(self, name: str, answer: Unary) -> Handler:
         response = METHODS[name].response
 
-        async def call(request: Any, call_context: Any) -> Any:
+        async def call(requests: Any, call_context: Any) -> Any:
+            request = await self._read(call_context)
             reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
             def done(message: Any) -> None:
@@ -160,11 +181,14 @@ class _Edge:
 
         return call
 
-    async def receive_message(self, request: pb.ReceiveMessageRequest, call_context: Any) -> None:
+    async def receive_message(self, requests: Any, call_context: Any) -> None:
+        request: pb.ReceiveMessageRequest = await self._read(call_context)
+        peer = call_context.peer()
+        unread: Unread | None = None
         receives = self._application.receives
         reply: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
         polling = None
-        written = size = 0
+        written = 0
 
         def done(frames: Frames) -> None:
             if not reply.done():
@@ -176,20 +200,20 @@ class _Edge:
 
         try:
             try:
-                if self._unwritten_bytes > UNWRITTEN_MAX_BYTES:
+                if not self._unread.has_room(peer):
                     raise GrpcProxyError(  # noqa: TRY301 - one way to refuse
-                        pb.TOO_MANY_REQUESTS, "clients do not read what they receive: this server's memory is full"
+                        pb.TOO_MANY_REQUESTS, "too much that was received is not read by this client yet"
                     )
                 polling = receives.receive_message(self._context(call_context), request, done)
             except Exception as error:  # noqa: BLE001 - as above
                 self._note("ReceiveMessage", error)
                 done(receives.refused(error))
             frames = await reply
-            size = sum(len(frame.message.body) for frame in frames)
-            self._unwritten_bytes += size
             writing = asyncio.timeout(WRITE_TIMEOUT_S)
+            unread = Unread(peer, sum(len(frame.message.body) for frame in frames), writing)
             try:
                 async with writing:
+                    self._unread.begin(unread)
                     for frame in frames:
                         await call_context.write(frame)
                         written += 1
@@ -200,8 +224,8 @@ class _Edge:
                 receives.undelivered(request, frames[written:])
                 if polling is not None:
                     polling.tell_written(False)
-                self._unwritten_bytes -= size
-                size, frames, reply = 0, (), asyncio.get_running_loop().create_future()
+                self._unread.give_up(unread, len(frames[written].message.body))
+                frames, reply = (), asyncio.get_running_loop().create_future()
                 await reply  # no status can be sent behind a frame that is not read: its client or the server ends it
             if polling is not None:
                 polling.tell_written(True)
@@ -214,7 +238,8 @@ class _Edge:
                     polling.tell_written(False)
             raise
         finally:
-            self._unwritten_bytes -= size
+            if unread is not None:
+                self._unread.end(unread)
 
     async def telemetry(self, commands: AsyncIterator[pb.TelemetryCommand], call_context: Any) -> None:
         clients = self._application.clients
