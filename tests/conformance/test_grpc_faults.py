@@ -56,11 +56,15 @@ def test_when_every_connection_is_cut_again_and_again_consumption_goes_on_by_its
     collector = Collector()
     start_consumer(server.group(), topic, collector, endpoints=relay.endpoints, heartbeat_broker_interval=1_000)
     sent: list[bytes] = []
-    for number in range(3):
+    for number in range(2):
         sent += send(topic, 200, size=100 + number)
-        eventually(lambda: len(collector.bodies()) > number * 200, 30, "some of them")  # noqa: B023 - called here only
+        if FULL:  # a proxy that is interrupted in an answer keeps what it had written of it hidden for a minute
+            eventually(lambda: len(collector.bodies()) > number * 200, 30, "some of them")  # noqa: B023 - called here only
+        else:
+            collector.wait_for_bodies(sent)
         relay.cut()
-    collector.wait_for_bodies(sent)
+    sent += send(topic, 200, size=200)
+    collector.wait_for_bodies(sent, 120)
 
 
 def test_in_a_connection_that_fell_silent_nothing_is_lost_and_consumption_goes_on_by_itself(
