@@ -111,7 +111,8 @@ class StatusRuns:
         for start in self._runs.irange(self._floor(first), end, inclusive=(True, False)):
             run = self._runs[start]
             if run.end > first:
-                yield run._replace(first=max(start, first), end=min(run.end, end))
+                within = start >= first and run.end <= end
+                yield run if within else Run(max(start, first), min(run.end, end), run.status, run.attempt)
 
     def _floor(self, offset: int) -> int:
         """Where the run begins that may hold an offset."""
@@ -121,19 +122,33 @@ class StatusRuns:
     def _replace(self, first: int, end: int, pieces: Iterable[Run]) -> None:
         """Put pieces in the place of everything from ``first`` to ``end``, joined with neighbours that stand alike."""
         # One more on either side, because it may be alike.
-        starts = list(self._runs.irange(self._floor(first - 1), end))
-        around = [self._runs.pop(start) for start in starts]
-        before = [run._replace(end=min(run.end, first)) for run in around if run.first < first]
-        behind = [run._replace(first=max(run.first, end)) for run in around if run.end > end]
-        joined: list[Run] = []
-        for run in (*before, *pieces, *behind):
+        before = {start: self._runs[start] for start in self._runs.irange(self._floor(first - 1), end)}
+        after: dict[int, Run] = {}
+        last: Run | None = None
+        for run in (*_below(first, before.values()), *pieces, *_behind(end, before.values())):
             if run.status is _WAITING:
                 continue
-            last = joined[-1] if joined else None
             if last is not None and last.end == run.first and last[2:] == run[2:]:
-                joined[-1] = last._replace(end=run.end)
-            else:
-                joined.append(run)
-        self._runs.update((run.first, run) for run in joined)
-        self.changed.update(starts)
-        self.changed.update(run.first for run in joined)
+                run = Run(last.first, run.end, run.status, run.attempt)  # noqa: PLW2901
+            after[run.first] = last = run
+        for start in before.keys() - after.keys():
+            del self._runs[start]
+            self.changed.add(start)
+        for start, run in after.items():
+            if before.get(start) != run:
+                self._runs[start] = run
+                self.changed.add(start)
+
+
+def _below(offset: int, runs: Iterable[Run]) -> Iterator[Run]:
+    """What runs have below an offset."""
+    for run in runs:
+        if run.first < offset:
+            yield run if run.end <= offset else Run(run.first, offset, run.status, run.attempt)
+
+
+def _behind(offset: int, runs: Iterable[Run]) -> Iterator[Run]:
+    """What runs have from an offset on."""
+    for run in runs:
+        if run.end > offset:
+            yield run if run.first >= offset else Run(offset, run.end, run.status, run.attempt)
