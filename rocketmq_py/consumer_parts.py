@@ -326,7 +326,7 @@ class ConsumerParts:
             client=self.client,
             group=self._group,
             kind=CONSUME,
-            topic=self._config.customized_trace_topic or names.RMQ_SYS_TRACE_TOPIC,
+            topic=self._config.customized_trace_topic,
             batch_num=self._config.trace_msg_batch_num,
             runtime=self._runtime,
             on_lost=lambda contexts: self._counters.count(Event.TRACE_LOST, contexts),

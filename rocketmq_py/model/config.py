@@ -335,9 +335,7 @@ class ConsumerConfig(ClientConfig):
         check_range("suspend_current_queue_time_millis", self.suspend_current_queue_time_millis, 0, INT_MAX)
         check_range("consume_timeout", self.consume_timeout, 1, INT_MAX // 60_000)
         check_range("pull_time_delay_mills_when_exception", self.pull_time_delay_mills_when_exception, 0, INT_MAX)
-        if self.customized_trace_topic is not None:
-            names.check_topic(self.customized_trace_topic)
-        check_range("trace_msg_batch_num", self.trace_msg_batch_num, 1, 20)
+        _check_trace(self.customized_trace_topic, self.trace_msg_batch_num)
         check_range("await_termination_millis_when_shutdown", self.await_termination_millis_when_shutdown, 0, INT_MAX)
 
     def consume_timestamp_ms(self) -> int:
@@ -400,6 +398,9 @@ class ProducerConfig(ClientConfig):
         start_detector_enable: ask brokers that failed, every 3 s, whether they are back.
         detect_timeout: ms that such a question may take (200).
         detect_interval: ms between two to one broker (2,000).
+        enable_msg_trace: write a trace record of every message stored and of every end of a transaction.
+        customized_trace_topic: topic of these records; default: RMQ_SYS_TRACE_TOPIC.
+        trace_msg_batch_num: records that are sent together, 1..20 (10).
     """
 
     send_msg_timeout: int = 3_000
@@ -422,6 +423,9 @@ class ProducerConfig(ClientConfig):
     start_detector_enable: bool = False
     detect_timeout: int = 200
     detect_interval: int = 2_000
+    enable_msg_trace: bool = False
+    customized_trace_topic: str | None = None
+    trace_msg_batch_num: int = 10
 
     def check_producer(self, group: str) -> None:
         """Refuse what cannot work with ``ConfigError``."""
@@ -446,7 +450,7 @@ class ProducerConfig(ClientConfig):
                 raise ConfigError(f"{name} is a list or tuple, not {getattr(self, name)!r}")
         for name in (
             "retry_another_broker_when_not_store_ok", "enable_backpressure_for_async_mode",
-            "send_latency_fault_enable", "start_detector_enable",
+            "send_latency_fault_enable", "start_detector_enable", "enable_msg_trace",
         ):  # fmt: skip
             check_bool(name, getattr(self, name))
         for topic in self.topics:
@@ -463,6 +467,13 @@ class ProducerConfig(ClientConfig):
                 check_range(name, value, 0, INT_MAX)
         check_range("detect_timeout", self.detect_timeout, 1, INT_MAX)
         check_range("detect_interval", self.detect_interval, 1, INT_MAX)
+        _check_trace(self.customized_trace_topic, self.trace_msg_batch_num)
+
+
+def _check_trace(topic: str | None, batch_num: int) -> None:
+    if topic is not None:
+        names.check_topic(topic)
+    check_range("trace_msg_batch_num", batch_num, 1, 20)
 
 
 def _kind(value: object) -> str:
