@@ -387,6 +387,7 @@ class ProducerConfig(ClientConfig):
         compress_type: ZLIB; the others need the extra ``compression`` here and at every consumer.
         max_message_size: bytes that a body may have (4,194,304, the broker's default too).
         default_topic_queue_nums: queues of a topic that the first send creates (4).
+        unit_mode: marks a multi-site deployment for the broker.
         topics: topics whose routes are fetched at ``start``, so that their brokers know of this producer before it
             sends; of use for a member that only answers questions about transactions.
         enable_backpressure_for_async_mode: ``send_async`` waits while too much is under way; else it raises then.
@@ -413,6 +414,7 @@ class ProducerConfig(ClientConfig):
     compress_type: CompressionType = CompressionType.ZLIB
     max_message_size: int = 4 * 1024 * 1024
     default_topic_queue_nums: int = 4
+    unit_mode: bool = False
     topics: Sequence[str] = ()
     enable_backpressure_for_async_mode: bool = False
     back_pressure_for_async_send_num: int = 1_024
@@ -450,7 +452,7 @@ class ProducerConfig(ClientConfig):
                 raise ConfigError(f"{name} is a list or tuple, not {getattr(self, name)!r}")
         for name in (
             "retry_another_broker_when_not_store_ok", "enable_backpressure_for_async_mode",
-            "send_latency_fault_enable", "start_detector_enable", "enable_msg_trace",
+            "send_latency_fault_enable", "start_detector_enable", "enable_msg_trace", "unit_mode",
         ):  # fmt: skip
             check_bool(name, getattr(self, name))
         for topic in self.topics:
