@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from rocketmq_py.client_instance import FORKED, MQClientInstance, TransactionCheck, process_clients
 from rocketmq_py.errors import ConfigError, IllegalStateError, RequestTimeoutError, RocketMQError
@@ -17,6 +17,7 @@ from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionHook, ProducerHooks, SendMessageHook
 from rocketmq_py.model.results import SendResult
 from rocketmq_py.model.send_callback import Callback, SendCallback, check_callback
+from rocketmq_py.model.settings import ProducerSettings
 from rocketmq_py.remoting.async_sender import AsyncSender, ChooseQueue
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.mq_fault_strategy import DETECTOR_PERIOD_MS
@@ -113,7 +114,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
 
     __slots__ = ("_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "_wire_group", "group")
 
-    def __init__(self, producer_group: str, **settings: Any) -> None:
+    def __init__(self, producer_group: str, **settings: Unpack[ProducerSettings]) -> None:
         check_names(ProducerConfig, settings)
         super().__init__(**settings)
         self.group = self._wire_group = producer_group
