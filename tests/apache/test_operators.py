@@ -384,7 +384,8 @@ def test_mqadmin_reads_the_traces_of_what_was_sent(cluster: ApacheCluster, topic
         rows[:] = seen()
         return len(rows) == 1
 
-    eventually(found, 60, "the trace of the half message")
+    # On a busy machine mqadmin often gives up asking for the route.
+    eventually(found, 120, "the trace of the half message")
     ((_, group, _, _, _, took, status),) = rows
     assert (group, status) == ("traced", "success")
     assert re.fullmatch(r"\d+ms", took)
