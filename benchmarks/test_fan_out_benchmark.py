@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,7 @@ class Waits:
         return ConsumeConcurrentlyStatus.CONSUME_SUCCESS
 
 
-def per_second(broker: EmbeddedProcess, count: int, pool: int | None, **settings: int) -> float:
+def per_second(broker: EmbeddedProcess, count: int, pool: int | None, **settings: Any) -> float:
     """Rate of one group over a topic of its own; None: no fan-out, one consume thread."""
     topic = f"bench-{time.time_ns()}"
     broker.create_topic(topic, QUEUES)

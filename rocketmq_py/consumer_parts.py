@@ -44,7 +44,7 @@ from rocketmq_py.model.subscription import (
 )
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.bodies import ConsumerData
-from rocketmq_py.runtime import Runtime, thread_stacks
+from rocketmq_py.runtime import Runtime, operators_stacks
 from rocketmq_py.trace.consume_message_trace_hook import ConsumeMessageTraceHook
 from rocketmq_py.trace.message_trace import CONSUME, MessageTrace
 
@@ -300,7 +300,7 @@ class ConsumerParts:
         """Before others have the queues: a listener with a pool begins nothing more for them."""
         try:
             self._listener.consumer_stopped()
-        except Exception:  # noqa: BLE001 - border: the user's listener must not keep the group's queues
+        except BaseException:  # noqa: BLE001 - border: neither the listener nor Ctrl-C may keep the group's queues
             _log.exception("group %s: the listener's consumer_stopped failed", self._group)
 
     def _leave(self) -> None:
@@ -326,7 +326,7 @@ class ConsumerParts:
             client=self.client,
             group=self._group,
             kind=CONSUME,
-            topic=self._config.customized_trace_topic or names.RMQ_SYS_TRACE_TOPIC,
+            topic=self._config.customized_trace_topic,
             batch_num=self._config.trace_msg_batch_num,
             runtime=self._runtime,
             on_lost=lambda contexts: self._counters.count(Event.TRACE_LOST, contexts),
@@ -394,7 +394,7 @@ class ConsumerParts:
             stats=self.client.consumer_stats,
             clock=self._runtime.clock,
             core_pool_size=self._core_pool_size,
-            jstack=thread_stacks() if jstack else None,
+            jstack=operators_stacks.text() if jstack else None,
         )
 
     def consumer_status(self, topic: str) -> dict[MessageQueue, int]:

@@ -26,6 +26,8 @@ class GrpcProducerParts:
             raise ConfigError("endpoints: rpc_hook cannot work on the gRPC wire: there are no remoting commands")
         if hooks.send_message or hooks.check_forbidden:
             raise ConfigError("endpoints: hooks of sends are not offered on the gRPC wire")
+        if config.enable_msg_trace:
+            raise ConfigError("endpoints: enable_msg_trace is not offered on the gRPC wire")
         topics = [config.with_namespace(topic) for topic in config.topics]
         self.role = ProducerRole(Endpoints.parse(config.endpoints), config, topics, check)
         self.client = GrpcClient(config, self.role, runtime)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar, Unpack
 
 from rocketmq_py.errors import BrokerError, ConfigError, ConnectError, IllegalStateError, ProtocolError, TransportError
 from rocketmq_py.model import names
@@ -23,6 +23,7 @@ from rocketmq_py.model.life_cycle import StartedByWith
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.route import BrokerData, TopicRouteData
 from rocketmq_py.model.running_info import ConsumerRunningInfo
+from rocketmq_py.model.settings import ClientSettings
 from rocketmq_py.remoting.admin_api import AdminApi
 from rocketmq_py.remoting.remoting_client import RemotingClient
 from rocketmq_py.remoting.rpc_hook import AclClientRPCHook, RPCHook
@@ -57,9 +58,9 @@ class DefaultMQAdminExt(ClientConfig, StartedByWith):
 
     __slots__ = ("_api", "_closed", "_lock", "_name_servers", "_remoting", "_runtime")
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: Unpack[ClientSettings]) -> None:
         check_names(ClientConfig, settings)
-        super().__init__(**{"mq_client_api_timeout": 5_000, **settings})  # Java: timeoutMillis
+        super().__init__(**ClientSettings(mq_client_api_timeout=5_000) | settings)  # Java: timeoutMillis
         self._runtime: Runtime = ThreadRuntime()
         self._lock = Mutex()  # guards the three below
         self._remoting: RemotingClient | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from rocketmq_py.client_instance import FORKED, MQClientInstance, TransactionCheck, process_clients
 from rocketmq_py.errors import ConfigError, IllegalStateError, RequestTimeoutError, RocketMQError
@@ -17,12 +17,15 @@ from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionHook, ProducerHooks, SendMessageHook
 from rocketmq_py.model.results import SendResult
 from rocketmq_py.model.send_callback import Callback, SendCallback, check_callback
+from rocketmq_py.model.settings import ProducerSettings
 from rocketmq_py.remoting.async_sender import AsyncSender, ChooseQueue
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.mq_fault_strategy import DETECTOR_PERIOD_MS
 from rocketmq_py.remoting.outgoing_message import OutgoingMessage, outgoing_batch, outgoing_single
 from rocketmq_py.request_reply import Settle, prepare_request
 from rocketmq_py.runtime import Mutex, Runtime, Scheduler, ThreadRuntime
+from rocketmq_py.trace.message_trace import PRODUCE, MessageTrace
+from rocketmq_py.trace.producer_trace_hooks import EndTransactionTraceHook, SendMessageTraceHook
 
 if TYPE_CHECKING:
     from rocketmq_py.grpc_producer_parts import GrpcProducerParts
@@ -39,7 +42,7 @@ Selector = Callable[[Sequence[MessageQueue], Message, Any], MessageQueue]
 class Running:
     """What a producer has between ``start`` and ``shutdown``."""
 
-    __slots__ = ("_detector", "_group", "async_sender", "client", "sender")
+    __slots__ = ("_detector", "_group", "_trace", "async_sender", "client", "sender")
 
     def __init__(
         self, client: MQClientInstance, group: str, config: ProducerConfig, hooks: ProducerHooks, runtime: Runtime
@@ -52,6 +55,9 @@ class Running:
         if config.start_detector_enable:
             self._detector = runtime.scheduler("LatencyFaultToleranceScheduledThread")
             self._detector.schedule_at_fixed_rate(DETECTOR_PERIOD_MS, DETECTOR_PERIOD_MS, self.sender.detect_brokers)
+        self._trace: MessageTrace | None = None
+        if config.enable_msg_trace:
+            self._trace = _traced(client, group, config, hooks, runtime)
 
     @property
     def forked(self) -> bool:
@@ -67,8 +73,30 @@ class Running:
         self.async_sender.shutdown()
         if self._detector is not None:
             self._detector.shutdown()
-        self.client.unregister_producer(self._group)
-        process_clients.release(self.client)
+        try:
+            self.client.unregister_producer(self._group)
+            if self._trace is not None:
+                self._trace.shutdown()
+        finally:
+            process_clients.release(self.client)
+
+
+def _traced(
+    client: MQClientInstance, group: str, config: ProducerConfig, hooks: ProducerHooks, runtime: Runtime
+) -> MessageTrace:
+    """Source: DefaultMQProducer.start, from ``enableTrace`` on."""
+    trace = MessageTrace(
+        client=client,
+        group=group,
+        kind=PRODUCE,
+        topic=config.customized_trace_topic,
+        batch_num=config.trace_msg_batch_num,
+        runtime=runtime,
+    )
+    sends = SendMessageTraceHook(trace.dispatcher, config.namespace, runtime.clock)
+    hooks.send_message = (*hooks.send_message, sends)
+    hooks.end_transaction = (*hooks.end_transaction, EndTransactionTraceHook(trace.dispatcher, runtime.clock))
+    return trace
 
 
 class DefaultMQProducer(ProducerConfig, StartedByWith):
@@ -86,7 +114,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
 
     __slots__ = ("_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "_wire_group", "group")
 
-    def __init__(self, producer_group: str, **settings: Any) -> None:
+    def __init__(self, producer_group: str, **settings: Unpack[ProducerSettings]) -> None:
         check_names(ProducerConfig, settings)
         super().__init__(**settings)
         self.group = self._wire_group = producer_group

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol, Unpack
 
 from rocketmq_py.client_instance import FORKED, process_clients
 from rocketmq_py.consumer.hooks import ConsumeMessageHook, FilterMessageHook
@@ -21,6 +21,7 @@ from rocketmq_py.model.life_cycle import StartedByWith
 from rocketmq_py.model.listener import MessageListenerConcurrently, MessageListenerOrderly, check_listener
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.settings import ConsumerSettings
 from rocketmq_py.model.subscription import (
     SUB_ALL,
     MessageSelector,
@@ -111,7 +112,7 @@ class DefaultMQPushConsumer(ConsumerConfig, StartedByWith):
         "group",
     )
 
-    def __init__(self, consumer_group: str, **settings: Any) -> None:
+    def __init__(self, consumer_group: str, **settings: Unpack[ConsumerSettings]) -> None:
         check_names(ConsumerConfig, settings)
         super().__init__(**settings)
         self.group = consumer_group

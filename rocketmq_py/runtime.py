@@ -28,6 +28,8 @@ STAND_BY_S = 0.001
 
 STACK_LINES_MAX = 200
 """Calls of one thread that ``thread_stacks`` shows."""
+STACKS_INTERVAL_MS = 1_000
+"""How old the stacks may be that an operator is told: writing them down stops every other thread for a while."""
 
 _log = logging.getLogger(__name__)
 
@@ -189,6 +191,31 @@ def thread_stacks() -> str:
             lines.append(f"{name:<40}{code.co_qualname}({code.co_filename}:{line_number})")
         lines.append("")
     return "\n".join(lines)
+
+
+class ThreadStacks:
+    """The stacks of all threads for whoever asks, written down once in ``STACKS_INTERVAL_MS`` however many ask.
+
+    Lock: ``_lock`` guards all of it; nothing is called out to while it is held.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = Mutex()
+        self._written_ms: int | None = None
+        self._text = ""
+
+    def text(self) -> str:
+        """See ``thread_stacks``. Behaviour: OP-13."""
+        now_ms = self._clock.monotonic_ms()
+        with self._lock:
+            if self._written_ms is None or now_ms - self._written_ms >= STACKS_INTERVAL_MS:
+                self._text, self._written_ms = thread_stacks(), now_ms
+            return self._text
+
+
+operators_stacks = ThreadStacks(SystemClock())
+"""Those of this process: one for all its clients."""
 
 
 class PackageThread(threading.Thread):

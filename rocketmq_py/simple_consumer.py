@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from rocketmq_py.client_instance import FORKED
 from rocketmq_py.errors import ConfigError, IllegalStateError
@@ -10,6 +10,7 @@ from rocketmq_py.model import names
 from rocketmq_py.model.config import ClientConfig, check_names, check_range
 from rocketmq_py.model.life_cycle import StartedByWith
 from rocketmq_py.model.message import MessageExt
+from rocketmq_py.model.settings import ClientSettings
 from rocketmq_py.model.subscription import SUB_ALL, MessageSelector, SubscriptionData, build_selected
 from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
 
@@ -36,7 +37,7 @@ class SimpleConsumer(ClientConfig, StartedByWith):
 
     __slots__ = ("_client", "_closed", "_lock", "_runtime", "_subscriptions", "group")
 
-    def __init__(self, consumer_group: str, **settings: Any) -> None:
+    def __init__(self, consumer_group: str, **settings: Unpack[ClientSettings]) -> None:
         check_names(ClientConfig, settings)
         super().__init__(**settings)
         self.group = consumer_group

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 from rocketmq_py.client_instance import TransactionCheck
 from rocketmq_py.errors import ConfigError, ConnectError, RocketMQError
@@ -21,6 +21,7 @@ from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check
 from rocketmq_py.model.message import Message, MessageConst, MessageExt
 from rocketmq_py.model.producer_hooks import EndTransactionContext, run_guarded
 from rocketmq_py.model.results import LocalTransactionState, SendResult, SendStatus, TransactionSendResult
+from rocketmq_py.model.settings import ProducerSettings
 from rocketmq_py.producer import DefaultMQProducer, GrpcCheck, Running
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.frame import RemotingCommand
@@ -109,7 +110,7 @@ class TransactionMQProducer(DefaultMQProducer):
         check_thread_pool_min_size: int = 1,
         check_thread_pool_max_size: int = 1,
         check_request_hold_max: int = 2_000,
-        **settings: Any,
+        **settings: Unpack[ProducerSettings],
     ) -> None:
         own = [name for name in TransactionMQProducer.__slots__ if not name.startswith("_")]
         check_names(ProducerConfig, settings, own)

@@ -16,7 +16,7 @@ from rocketmq_py.broker.topic_config import TopicConfigManager
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model import names
-from rocketmq_py.model.codes import RequestCode, ResponseCode
+from rocketmq_py.model.codes import RequestCode, ResponseCode, TopicSysFlag
 from rocketmq_py.remoting import bodies, message_status_bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 
@@ -67,7 +67,8 @@ class ClientManageProcessor:
             group = self._topics.ensure_group(data.group)
             if group is None:
                 continue
-            self._topics.ensure_topic(names.retry_topic(data.group), group.retryQueueNums)
+            sys_flag = TopicSysFlag.UNIT_SUB if data.unit_mode else 0
+            self._topics.ensure_topic(names.retry_topic(data.group), group.retryQueueNums, sys_flag=sys_flag)
             self._consumers.register(info, data, notify=group.notifyConsumerIdsChangedEnable)
         for name in producer_groups:
             self._producers.register(name, info)

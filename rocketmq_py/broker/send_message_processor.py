@@ -18,7 +18,7 @@ from rocketmq_py.broker.transactional_message_service import TransactionalMessag
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError, ProtocolError, StoreError
 from rocketmq_py.model import names
-from rocketmq_py.model.codes import PermName, RequestCode, ResponseCode
+from rocketmq_py.model.codes import PermName, RequestCode, ResponseCode, TopicSysFlag
 from rocketmq_py.model.message import TIMER_PROPERTIES, MessageConst, parse_properties
 from rocketmq_py.model.recall_handle import RecallHandle
 from rocketmq_py.model.unique_id import create_uniq_id
@@ -51,6 +51,7 @@ _V1_NAMES = {
     "h": "flag",
     "i": "properties",
     "j": "reconsumeTimes",
+    "k": "unitMode",
     "l": "maxReconsumeTimes",
     "m": "batch",
 }
@@ -193,7 +194,7 @@ class SendMessageProcessor:
         if config is None and _is_retry(topic):
             group = self._topics.ensure_group(topic.removeprefix(names.RETRY_GROUP_TOPIC_PREFIX))
             if group is not None:
-                config = self._topics.ensure_topic(topic, group.retryQueueNums)
+                config = self._topics.ensure_topic(topic, group.retryQueueNums, sys_flag=_unit_sub(request))
         if config is None:
             template = self._topics.topic(request.ext_fields.get("defaultTopic", ""))
             if template is None or not template.perm & PermName.INHERIT:
@@ -201,7 +202,10 @@ class SendMessageProcessor:
                     ResponseCode.TOPIC_NOT_EXIST, f"topic[{topic}] not exist, apply first please! Create it first"
                 )
             wanted = integer(request, "defaultTopicQueueNums", 4, bits=32)
-            config = self._topics.ensure_topic(topic, max(1, min(wanted, template.writeQueueNums)))
+            queues = max(1, min(wanted, template.writeQueueNums))
+            config = self._topics.ensure_topic(
+                topic, queues, sys_flag=TopicSysFlag.UNIT if _is_unit_mode(request) else 0
+            )
         if not config.perm & PermName.WRITE:
             raise BrokerError(ResponseCode.NO_PERMISSION, f"sending to the topic {topic} is forbidden")
         return config
@@ -341,7 +345,7 @@ class SendMessageProcessor:
         if head.reconsume_times >= limit or level < 0:
             message = self._dead(message, name, delay="0")
         else:
-            retry_topic = self._topics.ensure_topic(message.topic, group.retryQueueNums)
+            retry_topic = self._topics.ensure_topic(message.topic, group.retryQueueNums, sys_flag=_unit_sub(request))
             if not retry_topic.perm & PermName.WRITE:
                 raise BrokerError(
                     ResponseCode.NO_PERMISSION, f"the topic[{message.topic}] sending message is forbidden"
@@ -362,6 +366,15 @@ def _is_half(message: MessageInner) -> bool:
     if properties.get(MessageConst.TRANSACTION_PREPARED, "").lower() != "true":
         return False
     return message.reconsume_times <= 0 or properties.get(MessageConst.DELAY_TIME_LEVEL, "0") == "0"
+
+
+def _is_unit_mode(request: RemotingCommand) -> bool:
+    return request.ext_fields.get("unitMode", "").lower() == "true"
+
+
+def _unit_sub(request: RemotingCommand) -> int:
+    """Mark of a retry topic that a request of a unit makes."""
+    return TopicSysFlag.UNIT_SUB if _is_unit_mode(request) else 0
 
 
 def _is_retry(topic: str) -> bool:

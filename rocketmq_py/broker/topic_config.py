@@ -175,11 +175,11 @@ class TopicConfigManager:
         self.group_version.next()
         self._commit_log.write([delete_group(name)], stored)
 
-    def ensure_topic(self, name: str, queues: int, perm: int = READ_WRITE) -> TopicConfig:
+    def ensure_topic(self, name: str, queues: int, perm: int = READ_WRITE, sys_flag: int = 0) -> TopicConfig:
         """A topic, created when it is not there: for retries, dead letters and first sends."""
         config = self._topics.get(name)
         if config is None:
-            config = TopicConfig(name, queues, queues, perm)
+            config = TopicConfig(name, queues, queues, perm, topicSysFlag=sys_flag)
             self.put_topic(config, _ignore)
         return config
 

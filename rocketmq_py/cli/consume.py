@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from rocketmq_py.cli.credentials import credentials
 from rocketmq_py.cli.output import CONTROLS
@@ -26,7 +27,7 @@ from rocketmq_py.model.results import (
 
 
 def consume(
-    address: Mapping[str, str | None],
+    address: Mapping[str, Any],
     topic: str,
     group: str,
     *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rocketmq_py.errors import ConfigError
 
@@ -14,7 +14,7 @@ ACCESS_KEY = "ROCKETMQ_ACCESS_KEY"
 SECRET_KEY = "ROCKETMQ_SECRET_KEY"  # noqa: S105 - the name of a variable
 
 
-def credentials() -> dict[str, str]:
+def credentials() -> dict[str, Any]:
     """Settings by which a client signs its requests; none when the environment has no keys.
 
     Raises:

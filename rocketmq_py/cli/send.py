@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rocketmq_py.cli.credentials import credentials
 from rocketmq_py.errors import RocketMQError
@@ -26,7 +26,7 @@ def generated(count: int, size: int) -> Iterator[bytes]:
 
 
 def send(
-    address: Mapping[str, str | None],
+    address: Mapping[str, Any],
     topic: str,
     bodies: Iterable[bytes],
     *,

@@ -22,9 +22,10 @@ from rocketmq_py.consumer.pop_failures import PopFailures
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.pop_settlement import Settlement
 from rocketmq_py.consumer.pop_terms import PopTerms
-from rocketmq_py.consumer.ports import PopCall, PopSource, PullDispatch
+from rocketmq_py.consumer.ports import PopSource, PullDispatch
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
 from rocketmq_py.model.message import MessageExt

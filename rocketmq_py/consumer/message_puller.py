@@ -19,11 +19,12 @@ from rocketmq_py.consumer.flow_control import (
 )
 from rocketmq_py.consumer.hooks import FilterMessageHook, run_filter
 from rocketmq_py.consumer.offset_store import OffsetStore, ReadOffsetType
-from rocketmq_py.consumer.ports import Broker, Group, PullCall, PullDispatch
+from rocketmq_py.consumer.ports import Broker, Group, PullDispatch
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError, ProtocolError, RocketMQError
 from rocketmq_py.model import names
+from rocketmq_py.model.calls import PullCall
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.config import ConsumerConfig, MessageModel
 from rocketmq_py.model.message import MessageExt

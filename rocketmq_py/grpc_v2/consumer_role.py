@@ -16,7 +16,7 @@ from rocketmq_py.grpc_v2.session import Session
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.retry_policy import ConsumerTerms
 from rocketmq_py.model.subscription import SubscriptionData
-from rocketmq_py.runtime import thread_stacks
+from rocketmq_py.runtime import operators_stacks
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class ConsumerRole:
         answer = pb.TelemetryCommand(status=pb.Status(code=pb.OK))
         if kind == "print_thread_stack_trace_command":
             answer.thread_stack_trace.nonce = command.print_thread_stack_trace_command.nonce
-            answer.thread_stack_trace.thread_stack_trace = thread_stacks()
+            answer.thread_stack_trace.thread_stack_trace = operators_stacks.text()
             session.send(answer)
         elif kind == "verify_message_command":
             asked = command.verify_message_command

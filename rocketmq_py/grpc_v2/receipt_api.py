@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,10 +21,10 @@ from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.grpc_v2.rpc_client import Call
 from rocketmq_py.grpc_v2.session import Session
 from rocketmq_py.grpc_v2.status import GrpcStatusError, check
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PopResult, PopStatus
-from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.runtime import Mutex, Runtime, WorkerPool
 
@@ -39,27 +39,8 @@ OnResult = Callable[[PopResult], None]
 OnError = Callable[[Exception], None]
 
 
-class Pop(Protocol):
-    """What a pop consists of: ``consumer.ports.PopCall`` by its shape (this module does not see the core)."""
-
-    @property
-    def group(self) -> str: ...  # noqa: D102
-    @property
-    def mq(self) -> MessageQueue: ...  # noqa: D102
-    @property
-    def subscription(self) -> SubscriptionData: ...  # noqa: D102
-    @property
-    def max_nums(self) -> int: ...  # noqa: D102
-    @property
-    def poll_ms(self) -> int: ...  # noqa: D102
-    @property
-    def timeout_ms(self) -> int: ...  # noqa: D102
-    @property
-    def attempt(self) -> str: ...  # noqa: D102
-
-
 class _Job(NamedTuple):
-    call: Pop
+    call: PopCall
     on_result: OnResult
     on_error: OnError
 
@@ -94,7 +75,7 @@ class ReceiptApi:
 
     # Receiving.
 
-    def pop_message(self, call: Pop, on_result: OnResult, on_error: OnError) -> None:
+    def pop_message(self, call: PopCall, on_result: OnResult, on_error: OnError) -> None:
         """See ``consumer.ports.PopSource.pop_message``."""
         with self._lock:
             self._pops += 1
@@ -122,7 +103,7 @@ class ReceiptApi:
         else:
             job.on_error(outcome)
 
-    def receive(self, call: Pop, invisible_ms: int | None = None) -> PopResult:
+    def receive(self, call: PopCall, invisible_ms: int | None = None) -> PopResult:
         """Ask for messages and wait for them.
 
         Args:
@@ -284,7 +265,7 @@ class _Answer:
             self.status = response.status
 
 
-def receive_request(call: Pop, invisible_ms: int | None = None) -> pb.ReceiveMessageRequest:
+def receive_request(call: PopCall, invisible_ms: int | None = None) -> pb.ReceiveMessageRequest:
     """What is asked of a server; without ``invisible_ms`` it renews leases by itself."""
     request = pb.ReceiveMessageRequest(
         group=resource(call.group),

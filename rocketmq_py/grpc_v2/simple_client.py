@@ -6,7 +6,6 @@ import itertools
 import logging
 import uuid
 from collections.abc import Callable
-from typing import NamedTuple
 
 from rocketmq_py.errors import BrokerError, IllegalStateError, RequestTimeoutError
 from rocketmq_py.grpc_v2.client import GrpcClient
@@ -14,10 +13,12 @@ from rocketmq_py.grpc_v2.consumer_role import ConsumerRole
 from rocketmq_py.grpc_v2.endpoints import Endpoints
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.grpc_v2.receipt_api import ReceiptApi
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.codes import MASTER_ID, ResponseCode
 from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.results import ConsumeInitMode
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.runtime import Mutex, Runtime
 
@@ -25,18 +26,6 @@ ROUTE_REFRESH_MS = 30_000
 ALL_QUEUES = -1
 
 _log = logging.getLogger(__name__)
-
-
-class _Receive(NamedTuple):
-    """Satisfies ``receipt_api.Pop``."""
-
-    group: str
-    mq: MessageQueue
-    subscription: SubscriptionData
-    max_nums: int
-    poll_ms: int
-    timeout_ms: int
-    attempt: str
 
 
 class SimpleClient:
@@ -77,7 +66,10 @@ class SimpleClient:
         brokers = self._brokers(subscription.topic)
         mq = brokers[turn // len(subscriptions) % len(brokers)]
         timeout_ms = await_ms + self._config.mq_client_api_timeout
-        call = _Receive(self._group, mq, subscription, max_nums, await_ms, timeout_ms, uuid.uuid4().hex)
+        call = PopCall(
+            self._group, mq, subscription, max_nums, invisible_ms, ConsumeInitMode.MAX, await_ms, timeout_ms,
+            attempt=uuid.uuid4().hex,
+        )  # fmt: skip
         result = self._api.receive(call, invisible_ms)
         for msg, error in result.corrupted:
             _log.warning("group %s: message %s cannot be shown, it comes again: %s", self._group, msg.msg_id, error)

@@ -153,6 +153,15 @@ class PermName:
     INHERIT = 1
 
 
+class TopicSysFlag:
+    """Bits of a topic that a multi-site deployment uses. Source: TopicSysFlag."""
+
+    UNIT = 1
+    """It was made by a send from a unit."""
+    UNIT_SUB = 2
+    """The retry topic of a group that consumes in a unit."""
+
+
 class PullSysFlag:
     """Bits of a pull request. Source: PullSysFlag."""
 

@@ -335,9 +335,7 @@ class ConsumerConfig(ClientConfig):
         check_range("suspend_current_queue_time_millis", self.suspend_current_queue_time_millis, 0, INT_MAX)
         check_range("consume_timeout", self.consume_timeout, 1, INT_MAX // 60_000)
         check_range("pull_time_delay_mills_when_exception", self.pull_time_delay_mills_when_exception, 0, INT_MAX)
-        if self.customized_trace_topic is not None:
-            names.check_topic(self.customized_trace_topic)
-        check_range("trace_msg_batch_num", self.trace_msg_batch_num, 1, 20)
+        _check_trace(self.customized_trace_topic, self.trace_msg_batch_num)
         check_range("await_termination_millis_when_shutdown", self.await_termination_millis_when_shutdown, 0, INT_MAX)
 
     def consume_timestamp_ms(self) -> int:
@@ -389,6 +387,7 @@ class ProducerConfig(ClientConfig):
         compress_type: ZLIB; the others need the extra ``compression`` here and at every consumer.
         max_message_size: bytes that a body may have (4,194,304, the broker's default too).
         default_topic_queue_nums: queues of a topic that the first send creates (4).
+        unit_mode: marks a multi-site deployment for the broker.
         topics: topics whose routes are fetched at ``start``, so that their brokers know of this producer before it
             sends; of use for a member that only answers questions about transactions.
         enable_backpressure_for_async_mode: ``send_async`` waits while too much is under way; else it raises then.
@@ -400,6 +399,9 @@ class ProducerConfig(ClientConfig):
         start_detector_enable: ask brokers that failed, every 3 s, whether they are back.
         detect_timeout: ms that such a question may take (200).
         detect_interval: ms between two to one broker (2,000).
+        enable_msg_trace: write a trace record of every message stored and of every end of a transaction.
+        customized_trace_topic: topic of these records; default: RMQ_SYS_TRACE_TOPIC.
+        trace_msg_batch_num: records that are sent together, 1..20 (10).
     """
 
     send_msg_timeout: int = 3_000
@@ -412,6 +414,7 @@ class ProducerConfig(ClientConfig):
     compress_type: CompressionType = CompressionType.ZLIB
     max_message_size: int = 4 * 1024 * 1024
     default_topic_queue_nums: int = 4
+    unit_mode: bool = False
     topics: Sequence[str] = ()
     enable_backpressure_for_async_mode: bool = False
     back_pressure_for_async_send_num: int = 1_024
@@ -422,6 +425,9 @@ class ProducerConfig(ClientConfig):
     start_detector_enable: bool = False
     detect_timeout: int = 200
     detect_interval: int = 2_000
+    enable_msg_trace: bool = False
+    customized_trace_topic: str | None = None
+    trace_msg_batch_num: int = 10
 
     def check_producer(self, group: str) -> None:
         """Refuse what cannot work with ``ConfigError``."""
@@ -446,7 +452,7 @@ class ProducerConfig(ClientConfig):
                 raise ConfigError(f"{name} is a list or tuple, not {getattr(self, name)!r}")
         for name in (
             "retry_another_broker_when_not_store_ok", "enable_backpressure_for_async_mode",
-            "send_latency_fault_enable", "start_detector_enable",
+            "send_latency_fault_enable", "start_detector_enable", "enable_msg_trace", "unit_mode",
         ):  # fmt: skip
             check_bool(name, getattr(self, name))
         for topic in self.topics:
@@ -463,6 +469,13 @@ class ProducerConfig(ClientConfig):
                 check_range(name, value, 0, INT_MAX)
         check_range("detect_timeout", self.detect_timeout, 1, INT_MAX)
         check_range("detect_interval", self.detect_interval, 1, INT_MAX)
+        _check_trace(self.customized_trace_topic, self.trace_msg_batch_num)
+
+
+def _check_trace(topic: str | None, batch_num: int) -> None:
+    if topic is not None:
+        names.check_topic(topic)
+    check_range("trace_msg_batch_num", batch_num, 1, 20)
 
 
 def _kind(value: object) -> str:

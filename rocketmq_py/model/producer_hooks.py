@@ -67,13 +67,18 @@ class SendMessageContext:
 
 @dataclass(slots=True)
 class CheckForbiddenContext:
-    """What a hook that may forbid a send is told about it; the fields are those of ``SendMessageContext``."""
+    """What a hook that may forbid a send is told about it; the fields are those of ``SendMessageContext``.
+
+    Attributes:
+        unit_mode: the producer's setting.
+    """
 
     group: str
     message: Message
     mq: MessageQueue
     broker_addr: str
     communication_mode: CommunicationMode
+    unit_mode: bool = False
 
 
 @dataclass(slots=True)
@@ -151,8 +156,10 @@ class ProducerHooks:
 
 
 def run_guarded(hook: object, call: Callable[[Context], None], context: Context) -> None:
-    """Call a hook; its error is logged."""
+    """Call a hook; its error is logged, ``sys.exit()`` too: a callback thread would lose what it has to tell."""
     try:
         call(context)
-    except Exception:  # noqa: BLE001 - border: a hook is the user's code
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - border: a hook is the user's code
         _log.warning("the producer's hook %r failed", hook, exc_info=True)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RocketMQError
+from rocketmq_py.model.calls import PullCall
 from rocketmq_py.model.codes import MASTER_ID, PullSysFlag, RequestCode, ResponseCode
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue
@@ -47,31 +48,6 @@ _PULL_STATUS = {
 _log = logging.getLogger(__name__)
 
 
-class Pull(Protocol):
-    """What a pull consists of: ``consumer.ports.PullCall`` by its shape (this module does not see the core)."""
-
-    @property
-    def group(self) -> str: ...  # noqa: D102
-    @property
-    def mq(self) -> MessageQueue: ...  # noqa: D102
-    @property
-    def subscription(self) -> SubscriptionData: ...  # noqa: D102
-    @property
-    def offset(self) -> int: ...  # noqa: D102
-    @property
-    def commit_offset(self) -> int: ...  # noqa: D102
-    @property
-    def send_subscription(self) -> bool: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def batch_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def hold_ms(self) -> int: ...  # noqa: D102
-    @property
-    def timeout_ms(self) -> int: ...  # noqa: D102
-
-
 class BrokerApi:
     """Requests to brokers (or a proxy), by queue or by address.
 
@@ -105,7 +81,7 @@ class BrokerApi:
     # Pull.
 
     def pull_message(
-        self, call: Pull, on_result: Callable[[PullResult], None], on_error: Callable[[Exception], None]
+        self, call: PullCall, on_result: Callable[[PullResult], None], on_error: Callable[[Exception], None]
     ) -> None:
         """See ``consumer.ports.Broker.pull_message``. Source: PullAPIWrapper.pullKernelImpl, processPullResult."""
         mq = call.mq
@@ -148,7 +124,7 @@ class BrokerApi:
         return self._versions.get(address, EXPRESSIONS_SINCE_VERSION) < EXPRESSIONS_SINCE_VERSION
 
     def _find_and_pull(
-        self, call: Pull, on_result: Callable[[PullResult], None], on_error: Callable[[Exception], None]
+        self, call: PullCall, on_result: Callable[[PullResult], None], on_error: Callable[[Exception], None]
     ) -> None:
         try:
             self._address_of(call.mq)
@@ -161,7 +137,7 @@ class BrokerApi:
         self,
         broker: FoundBroker,
         lane: int,
-        call: Pull,
+        call: PullCall,
         hold_ms: int,
         on_result: Callable[[PullResult], None],
         on_error: Callable[[Exception], None],

@@ -369,7 +369,9 @@ class MessageSender:
         """Ask the hooks that may forbid it, then tell those that look on."""
         message, hooks = sending.message, self._hooks
         for forbidding in hooks.check_forbidden:
-            forbidding.check_forbidden(CheckForbiddenContext(self._group, message, queue, address, mode))
+            forbidding.check_forbidden(
+                CheckForbiddenContext(self._group, message, queue, address, mode, self._config.unit_mode)
+            )
         sending.context = None
         sending.send_hooks = hooks.send_message
         if sending.send_hooks:
@@ -416,7 +418,7 @@ class MessageSender:
             "h": str(message.flag),
             "i": format_properties(properties),
             "j": "0",
-            "k": "false",
+            "k": "true" if self._config.unit_mode else "false",
             "m": "true" if message.is_batch else "false",
             "n": queue.broker_name,
         }

@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.codes import MASTER_ID, RequestCode, ResponseCode
 from rocketmq_py.model.extra_info import ExtraInfo, long_of, retry_of
 from rocketmq_py.model.message import MessageConst, MessageExt, PullBounds
-from rocketmq_py.model.message_queue import MessageQueue
-from rocketmq_py.model.results import ConsumeInitMode, PopResult, PopStatus
-from rocketmq_py.model.subscription import SubscriptionData
+from rocketmq_py.model.results import PopResult, PopStatus
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_messages
 from rocketmq_py.remoting.remoting_client import CONTROL_LANE, RemotingClient, Request
@@ -37,29 +36,6 @@ T = TypeVar("T")
 OnError = Callable[[Exception], None]
 
 
-class Pop(Protocol):
-    """What a pop consists of: ``consumer.ports.PopCall`` by its shape (this module does not see the core)."""
-
-    @property
-    def group(self) -> str: ...  # noqa: D102
-    @property
-    def mq(self) -> MessageQueue: ...  # noqa: D102
-    @property
-    def subscription(self) -> SubscriptionData: ...  # noqa: D102
-    @property
-    def max_nums(self) -> int: ...  # noqa: D102
-    @property
-    def invisible_ms(self) -> int: ...  # noqa: D102
-    @property
-    def init_mode(self) -> ConsumeInitMode: ...  # noqa: D102
-    @property
-    def poll_ms(self) -> int: ...  # noqa: D102
-    @property
-    def timeout_ms(self) -> int: ...  # noqa: D102
-    @property
-    def order(self) -> bool: ...  # noqa: D102
-
-
 class PopApi:
     """Pops, acknowledgements and delays, always at the master. None of them blocks.
 
@@ -72,7 +48,7 @@ class PopApi:
         self._routes = routes
         self._refresh_route = refresh_route
 
-    def pop_message(self, call: Pop, on_result: Callable[[PopResult], None], on_error: OnError) -> None:
+    def pop_message(self, call: PopCall, on_result: Callable[[PopResult], None], on_error: OnError) -> None:
         """See ``consumer.ports.PopBroker.pop_message``."""
         mq, subscription = call.mq, call.subscription
         ext_fields = {
@@ -181,7 +157,7 @@ class PopApi:
         return master.address
 
 
-def pop_result(reply: RemotingCommand, call: Pop, address: str) -> PopResult:
+def pop_result(reply: RemotingCommand, call: PopCall, address: str) -> PopResult:
     """Read the answer to a pop: every message gets its receipt, and the topic that was popped.
 
     Raises:

@@ -55,9 +55,9 @@ class RpcHooks:
             for hook in self._hooks:
                 hook.do_before_request(address, request)
             return encode(request)
-        except RocketMQError:
+        except (RocketMQError, KeyboardInterrupt):
             raise
-        except Exception as error:  # border: a hook is the user's code
+        except BaseException as error:  # border: a hook is the user's code; sys.exit() too fails one request, no thread
             raise ClientError(
                 f"a request with code {request.code} to {address} was not sent, an RPC hook failed: {error!r}"
             ) from error
@@ -67,7 +67,9 @@ class RpcHooks:
         for hook in self._hooks:
             try:
                 hook.do_after_response(address, request, response)
-            except Exception:  # noqa: BLE001 - border: the request was carried out, its answer must arrive
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - border: the request was carried out, its answer must arrive
                 _log.warning("the RPC hook %s failed after a response", type(hook).__name__, exc_info=True)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 
-from rocketmq_py.consumer.ports import PullCall
 from rocketmq_py.errors import RocketMQError
+from rocketmq_py.model.calls import PullCall
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PullResult, PullStatus, QueueAssignment

@@ -43,7 +43,7 @@ class TraceMessage(NamedTuple):
 
 
 class AsyncTraceDispatcher:
-    """Takes contexts from consume threads and has ``SENDERS`` threads of its own send them.
+    """Takes contexts from any thread and has ``SENDERS`` threads of its own send them.
 
     Lock: ``_lock`` guards the queue, the counts and ``_stopped``; nothing is sent while it is held.
 
@@ -56,7 +56,7 @@ class AsyncTraceDispatcher:
     """
 
     def __init__(
-        self, name: str, topic: str, batch_num: int, runtime: Runtime, send: Send, on_lost: Callable[[int], None]
+        self, name: str, topic: str, batch_num: int, runtime: Runtime, send: Send, on_lost: Callable[[int], object]
     ) -> None:
         self.topic = topic
         self._batch_num = min(batch_num, BATCH_MAX)
@@ -87,7 +87,7 @@ class AsyncTraceDispatcher:
         if start:
             self._pool.submit(self._batch_num)
         if not taken:
-            self._lost(1, "sending is slower than the consumption")
+            self._lost(1, "they come faster than they can be sent, or after the end")
         return taken
 
     def _look(self) -> None:
@@ -121,10 +121,13 @@ class AsyncTraceDispatcher:
     def _send_waiting(self, least: int) -> None:
         """Send batch after batch while at least so many contexts wait."""
         while (batch := self._take(least)) is not None:
-            for message in _messages(batch):
+            messages, too_large = _messages(batch)
+            if too_large:
+                self._lost(too_large, "no message can hold them")
+            for message in messages:
                 try:
                     self._send(self.topic, message.body, message.keys)
-                except Exception as error:  # noqa: BLE001 - border: no error of tracing may reach the consumption
+                except Exception as error:  # noqa: BLE001 - border: no error of tracing may reach what is traced
                     self._lost(len(batch), str(error))
                     break
 
@@ -141,19 +144,23 @@ class AsyncTraceDispatcher:
         self._warnings.warning("lost", "%s trace contexts for %s are lost: %s", contexts, self.topic, why)
 
 
-def _messages(batch: Iterable[TraceContext]) -> Iterator[TraceMessage]:
-    """Messages of one original topic each, no larger than brokers take.
+def _messages(batch: Iterable[TraceContext]) -> tuple[list[TraceMessage], int]:
+    """Messages of one original topic each, no larger than brokers take; how many records are larger by themselves.
 
     Java ends a message behind the context that made it too large: one of a large consume batch is lost (deviations).
 
     Behaviour: TR-06. Source: AsyncTraceDispatcher.AsyncDataSendTask.
     """
     by_topic: defaultdict[str, list[TraceRecord]] = defaultdict(list)
+    too_large = 0
     for context in batch:
         if context.region_id is not None and context.trace_beans:
-            by_topic[context.trace_beans[0].topic].extend(encode_records(context))
-    for records in by_topic.values():
-        yield from _packed(records)
+            for record in encode_records(context):
+                if len(record.data) > MESSAGE_MAX_BYTES or sum(map(len, record.keys)) > KEYS_MAX_BYTES:
+                    too_large += 1
+                else:
+                    by_topic[context.trace_beans[0].topic].append(record)
+    return [message for records in by_topic.values() for message in _packed(records)], too_large
 
 
 def _packed(records: Iterable[TraceRecord]) -> Iterator[TraceMessage]:

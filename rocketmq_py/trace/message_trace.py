@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Callable
 
 from rocketmq_py.client_instance import MQClientInstance
+from rocketmq_py.model import names
 from rocketmq_py.model.message import MessageConst
 from rocketmq_py.remoting.outgoing_message import OutgoingMessage
 from rocketmq_py.runtime import Runtime
 from rocketmq_py.trace.async_trace_dispatcher import AsyncTraceDispatcher
 
 GROUP_NAME_PREFIX = "_INNER_TRACE_PRODUCER"
-CONSUME = "CONSUME"
+PRODUCE, CONSUME = "PRODUCE", "CONSUME"
 """Who is traced, as part of the name of the producer group."""
 
 SEND_TIMEOUT_MS = 5_000
@@ -22,12 +23,12 @@ _numbers = itertools.count(1)
 
 
 class MessageTrace:
-    """The trace of one consumer, sent through the consumer's own client (Java: through a client of its own).
+    """The trace of one consumer or producer, sent through its own client (Java: through another client).
 
     Args:
         group: the traced group.
-        kind: ``CONSUME``.
-        topic: where records go.
+        kind: ``PRODUCE`` or ``CONSUME``.
+        topic: where records go; None: RMQ_SYS_TRACE_TOPIC.
         batch_num: see ``AsyncTraceDispatcher``, as ``on_lost``.
     """
 
@@ -37,16 +38,18 @@ class MessageTrace:
         client: MQClientInstance,
         group: str,
         kind: str,
-        topic: str,
+        topic: str | None,
         batch_num: int,
         runtime: Runtime,
-        on_lost: Callable[[int], None],
+        on_lost: Callable[[int], object] = lambda contexts: None,
     ) -> None:
         self._client = client
         self._producer_group = f"{GROUP_NAME_PREFIX}-{group}-{kind}-{next(_numbers)}"
         client.register_producer(self._producer_group)
         self._sender = client.make_sender(self._producer_group)
-        self.dispatcher = AsyncTraceDispatcher(group, topic, batch_num, runtime, self._send, on_lost)
+        self.dispatcher = AsyncTraceDispatcher(
+            group, topic or names.RMQ_SYS_TRACE_TOPIC, batch_num, runtime, self._send, on_lost
+        )
 
     def _send(self, topic: str, body: bytes, keys: str) -> None:
         self._client.note_published_topic(self._producer_group, topic)

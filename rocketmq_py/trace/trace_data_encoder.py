@@ -5,9 +5,10 @@ Source: TraceDataEncoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from rocketmq_py.model.producer_hooks import MessageType
 from rocketmq_py.trace.trace_context import TraceBean, TraceContext, TraceType
 
 CONTENT_SPLITOR = "\x01"
@@ -23,28 +24,57 @@ class TraceRecord(NamedTuple):
 
 
 def encode_records(context: TraceContext) -> Iterator[TraceRecord]:
-    """One record per message of the context.
+    """One record per message of the context; what was sent as one batch has one.
 
     Behaviour: TR-01. Source: TraceDataEncoder.encoderFromContextBean.
     """
+    fields_of = _FIELDS[context.trace_type]
     for bean in context.trace_beans:
-        fields = _before(context, bean) if context.trace_type is TraceType.SUB_BEFORE else _after(context, bean)
+        fields = (context.trace_type.value, *fields_of(context, bean))
         data = CONTENT_SPLITOR.join([_text(field) for field in fields]) + FIELD_SPLITOR
         yield TraceRecord(data, [bean.msg_id, *filter(None, (bean.keys or "").split(" "))])
 
 
-def _before(context: TraceContext, bean: TraceBean) -> Iterable[object]:
+def _pub(context: TraceContext, bean: TraceBean) -> Iterable[object]:
     return (
-        context.trace_type.value, context.timestamp, context.region_id, context.group_name, context.request_id,
-        bean.msg_id, bean.retry_times, bean.keys,
+        context.timestamp, context.region_id, context.group_name, bean.topic, bean.msg_id, bean.tags, bean.keys,
+        bean.store_host, bean.body_length, context.cost_time, _ordinal(bean.msg_type), bean.offset_msg_id,
+        context.success,
     )  # fmt: skip
 
 
-def _after(context: TraceContext, bean: TraceBean) -> Iterable[object]:
+def _sub_before(context: TraceContext, bean: TraceBean) -> Iterable[object]:
     return (
-        context.trace_type.value, context.request_id, bean.msg_id, context.cost_time, context.success, bean.keys,
-        context.context_code, context.timestamp, context.group_name,
+        context.timestamp, context.region_id, context.group_name, context.request_id, bean.msg_id, bean.retry_times,
+        bean.keys,
     )  # fmt: skip
+
+
+def _sub_after(context: TraceContext, bean: TraceBean) -> Iterable[object]:
+    return (
+        context.request_id, bean.msg_id, context.cost_time, context.success, bean.keys, context.context_code,
+        context.timestamp, context.group_name,
+    )  # fmt: skip
+
+
+def _end_transaction(context: TraceContext, bean: TraceBean) -> Iterable[object]:
+    return (
+        context.timestamp, context.region_id, context.group_name, bean.topic, bean.msg_id, bean.tags, bean.keys,
+        bean.store_host, _ordinal(bean.msg_type), bean.transaction_id, bean.transaction_state.value,
+        bean.from_transaction_check,
+    )  # fmt: skip
+
+
+_FIELDS: dict[TraceType, Callable[[TraceContext, TraceBean], Iterable[object]]] = {
+    TraceType.PUB: _pub,
+    TraceType.SUB_BEFORE: _sub_before,
+    TraceType.SUB_AFTER: _sub_after,
+    TraceType.END_TRANSACTION: _end_transaction,
+}
+
+
+def _ordinal(kind: MessageType) -> int:
+    return list(MessageType).index(kind)
 
 
 def _text(value: object) -> str:

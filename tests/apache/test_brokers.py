@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def brokers(java: None) -> Iterator[Brokers]:
         yield cluster
 
 
-def consumer_of(brokers: Brokers, group: str, **settings: object) -> DefaultMQPushConsumer:
+def consumer_of(brokers: Brokers, group: str, **settings: Any) -> DefaultMQPushConsumer:
     consumer = DefaultMQPushConsumer(
         group, namesrv_addr=brokers.namesrv_addr, consume_from_where=ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET,
         poll_name_server_interval=500, **settings,

@@ -18,8 +18,10 @@ from rocketmq_py import (
     ConsumeFromWhere,
     DefaultMQProducer,
     DefaultMQPushConsumer,
+    LocalTransactionState,
     Message,
     SendResult,
+    TransactionMQProducer,
 )
 from rocketmq_py.consumer.stats import Event
 from rocketmq_py.model import fastjson
@@ -351,6 +353,42 @@ def test_traces_arrive_and_mqadmin_reads_them(
     eventually(lambda: seen(first.msg_id) == ["failed", "success"], 60, "the trace of the message that failed once")
     assert seen(sent[-1].msg_id) == ["success"]
     assert seen("k3") == []  # it is found by keys, too, but mqadmin compares ids
+
+
+@pytest.mark.behaviour("TR-10")
+def test_mqadmin_reads_the_traces_of_what_was_sent(cluster: ApacheCluster, topic: str) -> None:
+    class Commit:
+        def execute_local_transaction(self, msg: Message, arg: Any) -> LocalTransactionState:
+            return LocalTransactionState.COMMIT_MESSAGE
+
+        def check_local_transaction(self, msg: Any) -> LocalTransactionState:
+            return LocalTransactionState.COMMIT_MESSAGE
+
+    producer = TransactionMQProducer(
+        "traced", transaction_listener=Commit(), namesrv_addr=cluster.namesrv_addr, send_msg_timeout=10_000,
+        enable_msg_trace=True,
+    )  # fmt: skip
+    with producer:
+        producer.send(Message(topic, b"single", tags="T", keys="k"))
+        producer.send([Message(topic, b"1"), Message(topic, b"2")])
+        half = producer.send_message_in_transaction(Message(topic, b"half"))
+
+    def seen() -> list[list[str]]:
+        """What mqadmin tells of the half message; it reads every record of the trace message for that."""
+        printed = cluster.mqadmin("queryMsgTraceById", "-i", half.msg_id)
+        return [words for line in printed.splitlines() if (words := line.split())[:1] == ["Pub"]]
+
+    rows: list[list[str]] = []
+
+    def found() -> bool:
+        rows[:] = seen()
+        return len(rows) == 1
+
+    # On a busy machine mqadmin often gives up asking for the route.
+    eventually(found, 120, "the trace of the half message")
+    ((_, group, _, _, _, took, status),) = rows
+    assert (group, status) == ("traced", "success")
+    assert re.fullmatch(r"\d+ms", took)
 
 
 @pytest.mark.behaviour("TR-09")

@@ -21,14 +21,13 @@ from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.message_status import MessageStatus
-from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_message_id, decode_messages
 from rocketmq_py.remoting.message_status_bodies import encode_acknowledgement, parse_histories
 from rocketmq_py.remoting.pop_api import pop_result
 from rocketmq_py.testing import ManualClock
 from tests.broker.status_histories import check_history
-from tests.unit.broker_pop_support import ACK, POP, Call, pop_fields
+from tests.unit.broker_pop_support import ACK, POP, pop_call, pop_fields
 from tests.unit.broker_rig import GROUP, Client, Rig, messages
 
 PLAIN, LATER, POPPED, DECIDED = "plain", "later", "popped", "decided"
@@ -369,7 +368,7 @@ def _pop_fields() -> dict[str, object]:
 
 
 def _popped(answer: RemotingCommand) -> list[MessageExt]:
-    call = Call(mq=MessageQueue(POPPED, "broker-a", -1), group=POPPERS, subscription=SubscriptionData(POPPED))
+    call = pop_call(POPPED, POPPERS)
     return pop_result(answer, call, "broker").messages
 
 

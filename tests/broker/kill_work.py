@@ -25,7 +25,6 @@ from rocketmq_py.errors import RocketMQError
 from rocketmq_py.model.codes import RequestCode
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message_status import MessageStatus
-from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_message_id
 from rocketmq_py.remoting.message_status_bodies import SPANS_MAX_COUNT, encode_acknowledgement, parse_histories
@@ -33,7 +32,7 @@ from rocketmq_py.remoting.pop_api import pop_result
 from tests.administration import ClusterError, Wire
 from tests.broker.status_histories import check_history
 from tests.embedded import EmbeddedProcess
-from tests.unit.broker_pop_support import ACK, POP, Call, pop_fields
+from tests.unit.broker_pop_support import ACK, POP, pop_call, pop_fields
 
 WAIT_S = 60.0
 
@@ -219,7 +218,7 @@ class Popper:
         reply = wire.call(POP, fields)
         answer = RemotingCommand.response(0, reply.code, reply.remark)
         answer.ext_fields, answer.body = dict(reply.ext), reply.body
-        call = Call(mq=MessageQueue(POPPED, "broker-a", -1), group=POPPERS, subscription=SubscriptionData(POPPED))
+        call = pop_call(POPPED, POPPERS)
         messages = pop_result(answer, call, "broker").messages
         for msg in messages:
             assert msg.body not in self.done, f"{msg.body!r} was acknowledged and comes again"

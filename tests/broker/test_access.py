@@ -67,7 +67,7 @@ def test_our_clients_with_a_known_key_send_and_consume(broker: EmbeddedBroker, n
     ],
     ids=["no key", "a wrong secret", "an unknown key"],
 )
-def test_our_clients_without_one_are_told(broker: EmbeddedBroker, keys: dict[str, str], words: str) -> None:
+def test_our_clients_without_one_are_told(broker: EmbeddedBroker, keys: dict[str, Any], words: str) -> None:
     with (
         DefaultMQProducer("producers", namesrv_addr=broker.namesrv_addr, **keys) as producer,
         pytest.raises(BrokerError, match=words) as refused,

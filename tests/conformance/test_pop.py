@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -293,7 +294,7 @@ def test_the_second_form_of_pop_retry_topics_is_popped_and_after_a_switch_pulled
     topic, group = "topic", f"group-{uuid.uuid4().hex[:8]}"
     whole_topic, whole_group = f"ns%{topic}", f"ns%{group}"
     collector = Collector(fail_first(lambda body: True))
-    settings = {"client_rebalance": False, "pop_invisible_time": 5_000, "namespace": "ns"}
+    settings: dict[str, Any] = {"client_rebalance": False, "pop_invisible_time": 5_000, "namespace": "ns"}
     with ExitStack() as running:
         cluster = running.enter_context(ApacheCluster(broker_config={"enableRetryTopicV2": True}))
         server = ApacheBroker(cluster)

@@ -195,7 +195,7 @@ def test_it_works_between_start_and_shutdown_alone(site: Site) -> None:
     with pytest.raises(IllegalStateError, match="call start"):
         admin.examine_broker_cluster_info()
     with pytest.raises(ConfigError, match="no setting 'namesrv'"):
-        DefaultMQAdminExt(namesrv="h:1")
+        DefaultMQAdminExt(namesrv="h:1")  # type: ignore[call-arg]
 
 
 Reset = Callable[..., Result]

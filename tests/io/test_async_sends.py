@@ -32,6 +32,7 @@ from rocketmq_py.model.producer_hooks import (
     SendMessageContext,
 )
 from rocketmq_py.producer import Running
+from rocketmq_py.remoting.frame import RemotingCommand
 from tests.io.calls import in_threads, join
 from tests.io.cluster import MAX_OFFSET, ROUTE, SEND_V2, TOPIC, Script, reply_sent, route
 from tests.io.conftest import MakeCluster, MakeProducer
@@ -369,6 +370,41 @@ def test_hooks_see_every_attempt_of_a_send_and_how_it_ended(
     sent = [seen for server in cluster.brokers.values() for seen in server.seen if seen.code == SEND_V2]
     assert all("trace\x01id-1" in seen.fields["i"] for seen in sent)
     assert "trace" not in mine.properties
+
+
+@pytest.mark.behaviour("PR-13")
+def test_a_hook_that_exits_costs_no_send_its_callback_and_no_retry(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    class Exits(Hook):
+        def send_message_before(self, context: SendMessageContext) -> None:
+            raise SystemExit(1)
+
+        def send_message_after(self, context: SendMessageContext) -> None:
+            raise SystemExit(2)
+
+    class ExitsOnce:
+        """Before the second request, which is the other attempt."""
+
+        def __init__(self) -> None:
+            self.sends = 0
+
+        def do_before_request(self, address: str, request: RemotingCommand) -> None:
+            self.sends += request.code == SEND_V2
+            if request.code == SEND_V2 and self.sends == 2:
+                raise SystemExit(3)
+
+        def do_after_response(self, address: str, request: RemotingCommand, response: RemotingCommand) -> None:
+            raise SystemExit(4)
+
+    cluster = make_cluster(("broker-a", "broker-b"))
+    dying = cluster.brokers["broker-a"]
+    cluster.scripts[SEND_V2] = dies(dying)
+    producer = make_producer(cluster, rpc_hook=ExitsOnce(), retry_times_when_send_async_failed=1)
+    producer.register_send_message_hook(Exits())
+    ends = [send_and_wait(producer) for _ in range(3)]
+    assert all(len(told.results) + len(told.errors) == 1 for told in ends)
+    assert sum(len(told.results) for told in ends) >= 2
 
 
 @pytest.mark.behaviour("PR-13")

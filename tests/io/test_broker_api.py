@@ -6,18 +6,19 @@ import json
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from rocketmq_py.clock import SystemClock
 from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RequestTimeoutError, RocketMQError
+from rocketmq_py.model.calls import PullCall
 from rocketmq_py.model.codes import PullSysFlag
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PullResult, PullStatus
 from rocketmq_py.model.route import BrokerData, QueueData, TopicRouteData
-from rocketmq_py.model.subscription import SubscriptionData, build_subscription_data
+from rocketmq_py.model.subscription import build_subscription_data
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.broker_api import BrokerApi
 from rocketmq_py.remoting.message_sender import MessageSender
@@ -34,20 +35,9 @@ MIB = 1024 * 1024
 EVERYTHING = build_subscription_data(TOPIC, "*", 1)
 
 
-@dataclass(frozen=True)
-class Call:
+def pull_call(mq: MessageQueue, **more: Any) -> PullCall:
     """A pull as the core asks for it."""
-
-    mq: MessageQueue
-    group: str = "group"
-    subscription: SubscriptionData = EVERYTHING
-    offset: int = 0
-    commit_offset: int = 0
-    send_subscription: bool = False
-    batch_size: int = 32
-    batch_bytes: int = 262_144
-    hold_ms: int = 15_000
-    timeout_ms: int = 8_000
+    return PullCall("group", mq, EVERYTHING, 0, 0, False, 32, 262_144, 15_000, 8_000)._replace(**more)
 
 
 class Pulled:
@@ -88,12 +78,12 @@ class Api:
         self.on_refresh()
         return False
 
-    def pull(self, call: Call) -> Pulled:
+    def pull(self, call: PullCall) -> Pulled:
         pulled = Pulled()
         self.broker.pull_message(call, pulled.results.append, pulled.errors.append)
         return pulled
 
-    def pulled(self, call: Call) -> Pulled:
+    def pulled(self, call: PullCall) -> Pulled:
         pulled = self.pull(call)
         assert eventually(lambda: pulled.count), "a pull that nobody was told about"
         return pulled
@@ -135,17 +125,17 @@ def test_a_damaged_message_is_an_error_of_its_own_queue_with_bounded_memory(
 ) -> None:
     server = make_server(answers(lambda peer, seen: reply_pull(peer, seen, 6, 6, BAD_BODIES[name])))
     mine = api(server)
-    assert mine.pulled(Call(queue(1))).results
+    assert mine.pulled(pull_call(queue(1))).results
     tracemalloc.start()
     try:
-        bad = mine.pulled(Call(queue(0), offset=5))
+        bad = mine.pulled(pull_call(queue(0), offset=5))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert [type(error) for error in bad.errors] == [ProtocolError], bad.results
     assert bad.count == 1
     assert peak < 200 * MIB
-    assert mine.pulled(Call(queue(1))).results[0].messages[0].body == b"good"
+    assert mine.pulled(pull_call(queue(1))).results[0].messages[0].body == b"good"
     assert len(server.peers) == 1
 
 
@@ -180,7 +170,7 @@ def test_an_offset_that_is_none_is_an_error_and_is_never_asked_for_or_committed(
             fields[field] = value
         peer.reply(seen, code, fields, stored_message(0) if code == 0 else b"")
 
-    pulled = api(make_server(lie)).pulled(Call(queue(0)))
+    pulled = api(make_server(lie)).pulled(pull_call(queue(0)))
     assert [type(error) for error in pulled.errors] == [ProtocolError], pulled.results
 
 
@@ -190,13 +180,13 @@ def test_a_message_from_behind_the_place_where_the_next_pull_begins_is_refused(
     # One past the offset put last is what will be committed. Here that is 2^62 + 1, and it never goes back by itself.
     body = stored_message(0) + stored_message(2**62)
     server = make_server(answers(lambda peer, seen: reply_pull(peer, seen, 2, 2, body)))
-    pulled = api(server).pulled(Call(queue(0)))
+    pulled = api(server).pulled(pull_call(queue(0)))
     assert [type(error) for error in pulled.errors] == [ProtocolError], pulled.results
 
 
 def test_answers_without_any_fields(make_server: MakeServer, api: MakeApi) -> None:
     mine = api(make_server(lambda peer, seen: peer.reply(seen) and None))
-    assert isinstance(mine.pulled(Call(queue(0))).errors[0], ProtocolError)
+    assert isinstance(mine.pulled(pull_call(queue(0))).errors[0], ProtocolError)
     with pytest.raises(ProtocolError):
         mine.broker.query_consumer_offset("group", queue(), 1_000)
     with pytest.raises(ProtocolError):
@@ -208,7 +198,7 @@ def test_answers_without_any_fields(make_server: MakeServer, api: MakeApi) -> No
 def test_an_error_code_is_a_broker_error_with_who_and_why(make_server: MakeServer, api: MakeApi) -> None:
     server = make_server(lambda peer, seen: peer.reply(seen, 16, remark="not for you\nnor for anybody") and None)
     mine = api(server)
-    for error in mine.pulled(Call(queue(0))).errors:
+    for error in mine.pulled(pull_call(queue(0))).errors:
         assert isinstance(error, BrokerError)
         assert (error.code, error.address) == (16, server.address)
     with pytest.raises(BrokerError, match="not for you"):
@@ -225,14 +215,14 @@ def test_a_pull_from_an_address_that_is_none_fails_every_time_it_is_tried(
 ) -> None:
     mine = api(address, proxy=proxy)
     for _ in range(3):
-        pulled = mine.pull(Call(queue(0)))
+        pulled = mine.pull(pull_call(queue(0)))
         assert eventually(lambda pulled=pulled: pulled.count, 1.5), "a pull that nobody was told about"  # type: ignore[misc]
         assert isinstance(pulled.errors[0], RocketMQError)
 
 
 def test_a_pull_of_a_broker_that_no_route_knows_asks_for_the_route_and_fails(api: MakeApi) -> None:
     mine = api("127.0.0.1:1")
-    assert isinstance(mine.pulled(Call(queue(0, "unknown"))).errors[0], ConnectError)
+    assert isinstance(mine.pulled(pull_call(queue(0, "unknown"))).errors[0], ConnectError)
     assert mine.refreshed == [TOPIC]
 
 
@@ -249,7 +239,7 @@ def test_an_unexpected_error_while_a_broker_is_looked_for_reaches_the_one_who_pu
         make_client(), mine.routes, MessageSender(make_client(), mine.routes, SystemClock(), broken), SystemClock(),
         broken, 3_000,
     )  # fmt: skip
-    pulled = mine.pull(Call(queue(0, "unknown")))
+    pulled = mine.pull(pull_call(queue(0, "unknown")))
     assert eventually(lambda: pulled.count, 2), "a pull that nobody was told about"
 
 
@@ -269,13 +259,13 @@ def test_a_lane_whose_answer_never_comes_is_asked_again_with_a_new_number_and_ot
 
     server = make_server(loses_the_first)
     mine = api(server, proxy=True)
-    first = mine.pull(Call(queue(0), timeout_ms=600))
+    first = mine.pull(pull_call(queue(0), timeout_ms=600))
     for _ in range(30):
-        assert mine.pulled(Call(queue(1))).results
+        assert mine.pulled(pull_call(queue(1))).results
     assert first.count == 0
     assert eventually(lambda: first.count)
     assert isinstance(first.errors[0], RequestTimeoutError)
-    again = mine.pulled(Call(queue(0)))
+    again = mine.pulled(pull_call(queue(0)))
     assert again.results
     of_queue_0 = [seen.opaque for seen in server.seen if seen.fields["queueId"] == "0"]
     assert len(set(of_queue_0)) == 2
@@ -307,7 +297,7 @@ def test_a_lane_that_breaks_off_is_made_anew_and_there_is_never_more_than_one_pu
             if done[number] < 40:
                 pull(number)
 
-        mine.broker.pull_message(Call(queue(number)), next_one, next_one)
+        mine.broker.pull_message(pull_call(queue(number)), next_one, next_one)
 
     for number in done:
         pull(number)
@@ -325,7 +315,7 @@ def test_more_queues_than_lanes_share_them_and_each_gets_its_turn(make_server: M
     server = make_server(answer)
     mine = api(server, proxy=True)
     for _ in range(3):
-        pulls = [mine.pull(Call(queue(number))) for number in range(LANES_MAX * 3)]
+        pulls = [mine.pull(pull_call(queue(number))) for number in range(LANES_MAX * 3)]
         assert eventually(lambda pulls=pulls: all(pulled.count == 1 for pulled in pulls))  # type: ignore[misc]
         assert all(pulled.results for pulled in pulls)
     assert len(server.peers) == LANES_MAX
@@ -343,7 +333,7 @@ def test_a_result_that_is_not_wanted_frees_its_lane_once(make_server: MakeServer
     server = make_server(hold)
     mine = api(server, proxy=True)
     # Fill every lane, so that three queues share the first one.
-    calls = [Call(queue(number)) for number in range(LANES_MAX)]
+    calls = [pull_call(queue(number)) for number in range(LANES_MAX)]
     for call in calls[1:]:
         mine.pull(call)
     raised: list[Exception] = []
@@ -354,7 +344,7 @@ def test_a_result_that_is_not_wanted_frees_its_lane_once(make_server: MakeServer
     mine.broker.pull_message(calls[0], refuse, raised.append)
     assert eventually(lambda: len(held) == LANES_MAX)
     lane_of: dict[str, int] = {seen.fields["queueId"]: peer.number for peer, seen in held}
-    followers = [mine.pull(Call(queue(LANES_MAX + number))) for number in range(LANES_MAX * 2)]
+    followers = [mine.pull(pull_call(queue(LANES_MAX + number))) for number in range(LANES_MAX * 2)]
     assert len(held) == LANES_MAX
     peer, seen = next((peer, seen) for peer, seen in held if seen.fields["queueId"] == "0")
     reply_pull(peer, seen, 1, 1, stored_message(0))
@@ -410,12 +400,12 @@ def test_a_pull_goes_where_the_last_answer_said_commits_at_the_master_only_and_l
     mine.routes.update(
         TOPIC, TopicRouteData((QueueData("broker-a", 4, 4, 6),), (BrokerData("c", "broker-a", addresses),))
     )
-    call = Call(queue(), commit_offset=5)
+    call = pull_call(queue(), commit_offset=5)
     assert mine.pulled(call).results
     assert mine.pulled(call).results
     suggested["slave"] = "fail"
     assert mine.pulled(call).errors
-    assert mine.pulled(replace(call, commit_offset=0)).results
+    assert mine.pulled(call._replace(commit_offset=0)).results
     assert pulls == [("master", 1, "5"), ("slave", 0, "0"), ("slave", 0, "0"), ("master", 0, "0")]
 
 
@@ -436,7 +426,7 @@ def test_a_pull_tells_the_broker_all_fields_of_its_header(
     mine = api(make_server(note))
     subscription = build_subscription_data(TOPIC, "a || b", 77)
     assert mine.pulled(
-        Call(queue(3), subscription=subscription, offset=9, commit_offset=5, send_subscription=sends, hold_ms=15_000)
+        pull_call(queue(3), subscription=subscription, offset=9, commit_offset=5, send_subscription=sends)
     ).results
     assert told == [
         {
@@ -545,11 +535,11 @@ def test_odd_routes_are_read_or_refused_and_nothing_else() -> None:
 def test_a_pull_on_a_broker_that_never_answers_costs_its_own_time_only(make_server: MakeServer, api: MakeApi) -> None:
     silent, good = make_server(answer_nothing), make_server(answers(lambda peer, seen: reply_pull(peer, seen, 1, 1)))
     mine = api(silent, good)
-    call = replace(Call(queue(0, "broker-a")), timeout_ms=400)
+    call = pull_call(queue(0, "broker-a"), timeout_ms=400)
     started = time.monotonic()
     lost = [mine.pull(call) for _ in range(10)]
     for _ in range(20):
-        assert mine.pulled(Call(queue(1, "broker-b"))).results[0].status is PullStatus.FOUND
+        assert mine.pulled(pull_call(queue(1, "broker-b"))).results[0].status is PullStatus.FOUND
     assert time.monotonic() - started < 2
     assert eventually(lambda: all(pulled.count == 1 for pulled in lost), BOUND_S)
     assert all(isinstance(pulled.errors[0], RequestTimeoutError) for pulled in lost)

@@ -14,6 +14,7 @@ from rocketmq_py import ConfigError, DefaultMQProducer, Message, MessageQueue, S
 from rocketmq_py.client_instance import MQClientInstance
 from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError, TransportError
 from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.model.producer_hooks import CheckForbiddenContext
 from rocketmq_py.runtime import ThreadRuntime
 from tests.io.calls import in_threads, join
 from tests.io.cluster import ROUTE, SEND_V2, TOPIC, Cluster, reply_sent, route
@@ -73,6 +74,33 @@ def test_a_body_that_compression_makes_larger_is_sent_as_it_is(
     first, second = (seen for seen in cluster.broker.seen if seen.code == SEND_V2)
     assert (first.body, int(first.fields["f"]) & 1) == (noise, 0)
     assert (zlib.decompress(second.body), int(second.fields["f"]) & 1) == (text, 1)
+
+
+@pytest.mark.behaviour("PR-20")
+@pytest.mark.parametrize("unit_mode", [False, True])
+def test_a_unit_is_told_with_each_send_and_to_hooks_that_forbid(
+    make_cluster: MakeCluster, make_producer: MakeProducer, unit_mode: bool
+) -> None:
+    cluster = make_cluster()
+    producer = make_producer(cluster, unit_mode=unit_mode)
+    hook = Asked()
+    producer.register_check_forbidden_hook(hook)
+    producer.send(message(b"x"))
+    (sent,) = (seen for seen in cluster.broker.seen if seen.code == SEND_V2)
+    assert (sent.fields["k"], hook.unit_modes) == (str(unit_mode).lower(), [unit_mode])
+
+
+class Asked:
+    """A hook that forbids nothing."""
+
+    def __init__(self) -> None:
+        self.unit_modes: list[bool] = []
+
+    def hook_name(self) -> str:
+        return "asked"
+
+    def check_forbidden(self, context: CheckForbiddenContext) -> None:
+        self.unit_modes.append(context.unit_mode)
 
 
 def test_the_second_attempt_of_a_retry_tells_count_and_limit_as_the_first_did(make_cluster: MakeCluster) -> None:

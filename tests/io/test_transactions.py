@@ -302,9 +302,9 @@ def test_wrong_settings_and_listeners_are_refused(make_cluster: MakeCluster, mak
     with pytest.raises(ConfigError, match="check_request_hold_max Out of range"):
         start(make_producer, cluster, Listener(), check_request_hold_max=0)
     with pytest.raises(ConfigError, match="did you mean send_msg_timeout"):
-        TransactionMQProducer("producers", send_timeout=1)
+        TransactionMQProducer("producers", send_timeout=1)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="did you mean transaction_listener"):
-        TransactionMQProducer("producers", listener=Listener())
+        TransactionMQProducer("producers", listener=Listener())  # type: ignore[call-arg]
     producer = start(make_producer, cluster, None)
     with pytest.raises(ConfigError, match="TransactionListener is null"):
         producer.send_message_in_transaction(Message(TOPIC, b"body"))

@@ -8,11 +8,13 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.TreeSet;
 import org.apache.rocketmq.client.AccessChannel;
+import org.apache.rocketmq.client.producer.LocalTransactionState;
 import org.apache.rocketmq.client.trace.TraceBean;
 import org.apache.rocketmq.client.trace.TraceContext;
 import org.apache.rocketmq.client.trace.TraceDataEncoder;
 import org.apache.rocketmq.client.trace.TraceTransferBean;
 import org.apache.rocketmq.client.trace.TraceType;
+import org.apache.rocketmq.common.message.MessageType;
 
 /**
  * Encodes trace contexts with upstream's TraceDataEncoder: one answer line per command line.
@@ -21,11 +23,11 @@ import org.apache.rocketmq.client.trace.TraceType;
  * answer is the encoded context, then the keys that are not empty, sorted.
  *
  * <pre>
- * before TIMESTAMP REGION GROUP REQUEST BEAN...
- * after  TIMESTAMP REGION GROUP REQUEST COST SUCCESS CODE BEAN...
+ * TYPE TIMESTAMP REGION GROUP REQUEST COST SUCCESS CODE BEAN...
  * </pre>
  *
- * <p>where BEAN is three words: MSGID RETRIES KEYS.
+ * <p>where BEAN is twelve words: MSGID RETRIES KEYS TOPIC TAGS STOREHOST BODYLENGTH OFFSETMSGID MSGTYPE TRANSACTIONID
+ * STATE CHECKED.
  */
 public final class TraceDataDriver {
     private TraceDataDriver() {
@@ -53,21 +55,26 @@ public final class TraceDataDriver {
         context.setGroupName(text(words[3]));
         context.setRequestId(text(words[4]));
         context.setAccessChannel(AccessChannel.LOCAL);
-        int next = 5;
-        if (words[0].equals("before")) {
-            context.setTraceType(TraceType.SubBefore);
-        } else {
-            context.setTraceType(TraceType.SubAfter);
-            context.setCostTime(Integer.parseInt(words[next++]));
-            context.setSuccess(Boolean.parseBoolean(words[next++]));
-            context.setContextCode(Integer.parseInt(words[next++]));
-        }
+        context.setTraceType(TraceType.valueOf(words[0]));
+        context.setCostTime(Integer.parseInt(words[5]));
+        context.setSuccess(Boolean.parseBoolean(words[6]));
+        context.setContextCode(Integer.parseInt(words[7]));
+        int next = 8;
         List<TraceBean> beans = new ArrayList<>();
         while (next < words.length) {
             TraceBean bean = new TraceBean();
             bean.setMsgId(text(words[next++]));
             bean.setRetryTimes(Integer.parseInt(words[next++]));
             bean.setKeys(text(words[next++]));
+            bean.setTopic(text(words[next++]));
+            bean.setTags(text(words[next++]));
+            bean.setStoreHost(text(words[next++]));
+            bean.setBodyLength(Integer.parseInt(words[next++]));
+            bean.setOffsetMsgId(text(words[next++]));
+            bean.setMsgType(MessageType.valueOf(words[next++]));
+            bean.setTransactionId(text(words[next++]));
+            bean.setTransactionState(LocalTransactionState.valueOf(words[next++]));
+            bean.setFromTransactionCheck(Boolean.parseBoolean(words[next++]));
             beans.add(bean);
         }
         context.setTraceBeans(beans);

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from rocketmq_py.model.producer_hooks import MessageType
+from rocketmq_py.model.results import LocalTransactionState
 from rocketmq_py.trace.trace_context import TraceBean, TraceContext, TraceType
 from rocketmq_py.trace.trace_data_encoder import encode_records
 from tests.apache.jars import program_command
@@ -19,6 +21,7 @@ CONTEXTS = 100_000 if os.environ.get("ROCKETMQ_PY_FULL") == "1" else 2_000
 TEXTS = ("", "a", "region", "Größe", "消息", "\U0001f600", "with space", "null", "x" * 300)
 KEYS = (None, "", "k", "k1 k2", "k1 k1", "消息 k", "id0", " k", "k1  k2", "k ", "a\tb")
 NUMBERS = (0, 1, 16, 2**31 - 1)
+CONSUMED = (TraceType.SUB_BEFORE, TraceType.SUB_AFTER)
 TIMESTAMPS = (0, 1_700_000_000_000, 2**62)
 
 
@@ -38,24 +41,32 @@ def java_encoder(java: None) -> Iterator[JavaTraceDataEncoder]:
 
 
 def random_context(rng: random.Random) -> TraceContext:
+    kind = rng.choice(list(TraceType))
     beans = [
-        TraceBean("topic", rng.choice(TEXTS) or f"id{number}", rng.choice(KEYS), rng.choice(NUMBERS))
-        for number in range(rng.randint(1, 4))
-    ]
+        TraceBean(
+            rng.choice(TEXTS), rng.choice(TEXTS) or f"id{number}", rng.choice(KEYS), rng.choice(NUMBERS),
+            rng.choice((None, *TEXTS)), rng.choice((None, "10.0.0.1:10911", "[::1]:10911")), rng.choice(NUMBERS),
+            rng.choice(TEXTS), rng.choice(list(MessageType)), rng.choice((None, *TEXTS)),
+            rng.choice(list(LocalTransactionState)), rng.random() < 0.5,
+        )
+        for number in range(rng.randint(1, 4) if kind in CONSUMED else 1)
+    ]  # fmt: skip
     return TraceContext(
-        rng.choice(list(TraceType)), rng.choice(TIMESTAMPS), rng.choice((None, *TEXTS)), rng.choice(TEXTS),
+        kind, rng.choice(TIMESTAMPS), rng.choice((None, *TEXTS)), rng.choice(TEXTS),
         rng.choice(TEXTS), beans, rng.choice(NUMBERS), rng.random() < 0.5, rng.randrange(5),
     )  # fmt: skip
 
 
 def command(context: TraceContext) -> str:
     common = (context.timestamp, _hex(context.region_id), _hex(context.group_name), _hex(context.request_id))
-    if context.trace_type is TraceType.SUB_BEFORE:
-        words: tuple[object, ...] = ("before", *common)
-    else:
-        words = ("after", *common, context.cost_time, str(context.success).lower(), context.context_code)
+    after = (context.cost_time, str(context.success).lower(), context.context_code)
+    words: tuple[object, ...] = (context.trace_type.value, *common, *after)
     for bean in context.trace_beans:
-        words += (_hex(bean.msg_id), bean.retry_times, _hex(bean.keys))
+        words += (
+            _hex(bean.msg_id), bean.retry_times, _hex(bean.keys), _hex(bean.topic), _hex(bean.tags),
+            _hex(bean.store_host), bean.body_length, _hex(bean.offset_msg_id), bean.msg_type.name,
+            _hex(bean.transaction_id), bean.transaction_state.value, str(bean.from_transaction_check).lower(),
+        )  # fmt: skip
     return " ".join(map(str, words))
 
 

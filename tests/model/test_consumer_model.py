@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rocketmq_py.consumer.ports import PullCall
 from rocketmq_py.errors import BrokerError, ConnectError, RequestTimeoutError
+from rocketmq_py.model.calls import PullCall
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import (

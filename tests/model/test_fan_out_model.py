@@ -23,35 +23,12 @@ from rocketmq_py.batch import FanOut, OnFailure, Outcome, OutcomeState, fan_out
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.results import MAX_ACK_INDEX, ConsumeConcurrentlyContext, ConsumeConcurrentlyStatus, Messages
 from rocketmq_py.testing import ManualRuntime
-from tests.unit.support import GROUP, LATER, SUCCESS, Core, mq
+from tests.unit.support import GROUP, LATER, SUCCESS, Core, VirtualEvent, mq
 
 INTERLEAVINGS = 20_000 if os.environ.get("ROCKETMQ_PY_FULL") == "1" else 1_000
 POOL = 3
 BATCH = 5
 MESSAGES = 10
-
-
-class Step:
-    """An event whose wait lets the world go on."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._up = False
-
-    def set(self) -> None:
-        self._up = True
-
-    def clear(self) -> None:
-        self._up = False
-
-    def is_set(self) -> bool:
-        return self._up
-
-    def wait(self, timeout_ms: int) -> bool:
-        ends_ms = self._world.clock.monotonic_ms() + timeout_ms
-        while not self._up and self._world.clock.monotonic_ms() < ends_ms:
-            self._world.step()
-        return self._up
 
 
 class OwnThreads:
@@ -138,7 +115,7 @@ class World(ManualRuntime):
     # A runtime.
 
     def event(self) -> Any:
-        return Step(self)
+        return VirtualEvent(self.clock, lambda end_ms: self.step())
 
     def worker_pool(self, name: str, size: int, run: Callable[[Any], None]) -> Any:
         return OwnThreads(self, run)

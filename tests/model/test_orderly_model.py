@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import pytest
 
 from rocketmq_py.broker.rebalance_lock_manager import RebalanceLockManager
-from rocketmq_py.consumer.ports import PullCall
 from rocketmq_py.errors import RequestTimeoutError
+from rocketmq_py.model.calls import PullCall
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeOrderlyContext, ConsumeOrderlyStatus, Messages, PullResult
 from rocketmq_py.testing import FakeBroker, ManualClock

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
@@ -18,19 +18,10 @@ POP, ACK, BATCH_ACK, CHANGE, NOTIFICATION, POLLING_INFO = 200050, 200051, 200151
 RETRY = f"%RETRY%{GROUP}_{TOPIC}"
 
 
-@dataclass
-class Call:
+def pop_call(topic: str = TOPIC, group: str = GROUP, *, order: bool = False) -> PopCall:
     """As the client describes a pop to whoever reads its answer."""
-
-    order: bool = False
-    mq: MessageQueue = field(default_factory=lambda: MessageQueue(TOPIC, "broker-a", -1))
-    group: str = GROUP
-    subscription: SubscriptionData = field(default_factory=lambda: SubscriptionData(TOPIC))
-    max_nums: int = 32
-    invisible_ms: int = 60_000
-    init_mode: ConsumeInitMode = ConsumeInitMode.MIN
-    poll_ms: int = 0
-    timeout_ms: int = 0
+    queues = MessageQueue(topic, "broker-a", -1)
+    return PopCall(group, queues, SubscriptionData(topic), 32, 60_000, ConsumeInitMode.MIN, 0, 0, order)
 
 
 def pop_fields(**more: Any) -> dict[str, object]:
@@ -45,7 +36,7 @@ def pop(client: Client, **more: Any) -> RemotingCommand:
 
 
 def popped(answer: RemotingCommand, order: bool = False) -> list[MessageExt]:
-    result = pop_result(answer, Call(order), "broker")
+    result = pop_result(answer, pop_call(order=order), "broker")
     assert (result.status is PopStatus.FOUND) is bool(result.messages)
     return result.messages
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rocketmq_py.consumer.ports import PopCall
 from rocketmq_py.errors import RocketMQError
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.results import PopResult
 from tests.unit.support import GROUP, message

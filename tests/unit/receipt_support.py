@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rocketmq_py.consumer.ports import OnDone, PopCall
+from rocketmq_py.consumer.ports import OnDone
 from rocketmq_py.errors import BrokerError, ConnectError
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.results import PopResult
 from tests.unit.support import GROUP, TOPIC

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rocketmq_py.clock import Clock
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely, AllocateMessageQueueStrategy
 from rocketmq_py.consumer.broker_assignment import BrokerAssignment
 from rocketmq_py.consumer.consume_message_concurrently_service import ConsumeMessageConcurrentlyService
@@ -217,3 +218,31 @@ class Core:
         """What the broker has after a commit."""
         self.store.persist_all(list(self.windows), self.rebalance.withheld())
         return self.broker.offsets.get((GROUP, queue))
+
+
+class VirtualEvent:
+    """An event on a virtual clock: whoever waits for it lets the world go on, until it is up or the time is over.
+
+    Args:
+        go_on: ``go_on(end_ms)`` does the next thing, or lets time pass, at most until then.
+    """
+
+    def __init__(self, clock: Clock, go_on: Callable[[int], object]) -> None:
+        self._clock = clock
+        self._go_on = go_on
+        self._up = False
+
+    def set(self) -> None:
+        self._up = True
+
+    def clear(self) -> None:
+        self._up = False
+
+    def is_set(self) -> bool:
+        return self._up
+
+    def wait(self, timeout_ms: int) -> bool:
+        end_ms = self._clock.monotonic_ms() + max(timeout_ms, 0)
+        while not self._up and self._clock.monotonic_ms() < end_ms:
+            self._go_on(end_ms)
+        return self._up

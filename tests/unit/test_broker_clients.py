@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rocketmq_py.model import fastjson
+from rocketmq_py.remoting import bodies
 from tests.unit.broker_rig import GROUP, TOPIC, Client, Rig, body_of
 
 NOTIFY = 40
@@ -50,6 +51,16 @@ def test_a_heartbeat_makes_a_member_the_group_and_its_retry_topic(rig: Rig) -> N
     assert members(client) == ["me"]
     route = body_of(client.ask(105, {"topic": f"%RETRY%{GROUP}"}, to=rig.controller.name_server))
     assert route["queueDatas"][0]["readQueueNums"] == 1
+
+
+@pytest.mark.behaviour("EB-14")
+@pytest.mark.parametrize("unit_mode", [False, True])
+def test_the_retry_topic_of_a_group_that_consumes_in_a_unit_is_marked(rig: Rig, unit_mode: bool) -> None:
+    client = rig.client()
+    data = bodies.ConsumerData(GROUP, "CONSUME_FROM_LAST_OFFSET", [], unit_mode=unit_mode)
+    assert client.ask(34, body=bodies.encode_heartbeat("me", [], [data])).code == 0
+    route = body_of(client.ask(105, {"topic": f"%RETRY%{GROUP}"}, to=rig.controller.name_server))
+    assert route["queueDatas"][0]["topicSysFlag"] == (2 if unit_mode else 0)
 
 
 @pytest.mark.behaviour("EB-14")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +131,24 @@ def test_the_first_send_creates_a_topic_with_as_many_queues_as_asked_at_most_8(r
         assert client.send(topic=topic, d=wanted).code == 0
         route = client.ask(105, {"topic": topic}, to=rig.controller.name_server)
         assert f'"writeQueueNums":{queues}'.encode() in route.body
+
+
+@pytest.mark.behaviour("EB-09")
+@pytest.mark.parametrize(("unit_mode", "marks"), [("true", [1, 2, 2]), ("false", [0, 0, 0])])
+def test_topics_that_a_send_from_a_unit_makes_are_marked(
+    rig: Rig, client: Client, unit_mode: str, marks: list[int]
+) -> None:
+    client.send(b"x")
+    (msg,) = stored(client)
+    assert client.send(topic="new", k=unit_mode).code == 0
+    assert client.send(topic="%RETRY%other", k=unit_mode).code == 0
+    assert send_back(client, msg, group="third", unitMode=unit_mode) == 0
+
+    def mark(topic: str) -> object:
+        route = json.loads(client.ask(105, {"topic": topic}, to=rig.controller.name_server).body)
+        return route["queueDatas"][0]["topicSysFlag"]
+
+    assert [mark("new"), mark("%RETRY%other"), mark("%RETRY%third")] == marks
 
 
 @pytest.mark.behaviour("EB-09")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 
+from rocketmq_py import DefaultMQProducer, DefaultMQPushConsumer
 from rocketmq_py.consumer.allocate import AllocateMessageQueueAveragely
 from rocketmq_py.errors import ConfigError
 from rocketmq_py.model.config import (
@@ -19,6 +21,7 @@ from rocketmq_py.model.config import (
     split_address,
 )
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.settings import ClientSettings, ConsumerSettings, ProducerSettings
 
 INT_MAX = 2**31 - 1
 
@@ -418,3 +421,34 @@ def test_a_configuration_does_not_show_what_is_secret(config: Any) -> None:
     shown = repr(config(access_key="ak", secret_key="hush1", security_token="hush2", tls_client_key_password="hush3"))
     assert "hush" not in shown
     assert "access_key='ak'" in shown
+
+
+@pytest.mark.behaviour("CF-06")
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [(ClientConfig, ClientSettings), (ConsumerConfig, ConsumerSettings), (ProducerConfig, ProducerSettings)],
+)
+def test_keywords_have_the_names_and_types_of_the_settings(config: type[ClientConfig], settings: type[Any]) -> None:
+    wanted = {field.name: field.type for field in dataclasses.fields(config)}
+    known = {name: line for each in (ClientSettings, settings) for name, line in inspect.get_annotations(each).items()}
+    missing = [f"    {name}: {kind}" for name, kind in wanted.items() if _text(known.get(name)) != kind]
+    assert not missing, "write into model/settings.py:\n" + "\n".join(missing)
+    assert known.keys() == wanted.keys()
+
+
+def _text(annotation: Any) -> object:
+    """As it is written."""
+    return getattr(annotation, "__forward_arg__", annotation)
+
+
+@pytest.mark.behaviour("CF-06")
+def test_a_type_checker_knows_settings_by_name_and_type() -> None:
+    """Judged by mypy, with the rest: an ``ignore`` that it does not need is an error, too."""
+    consumer = DefaultMQPushConsumer("unit", consume_thread_max=3, namesrv_addr="h:1")
+    assert assert_type(consumer.consume_thread_max, int) == 3
+    assert assert_type(consumer.unit_mode, bool) is False
+    DefaultMQPushConsumer("unit", consume_thread_max="3")  # type: ignore[arg-type]
+    consumer.pull_batch_size = "32"  # type: ignore[assignment]
+    DefaultMQProducer("unit", send_msg_timeout="3")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        DefaultMQProducer("unit", send_timeout=3)  # type: ignore[call-arg]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from rocketmq_py.consumer.ports import PullCall
+from rocketmq_py.model.calls import PullCall
 from rocketmq_py.model.subscription import SubscriptionData
 from rocketmq_py.testing import FakeBroker
 from tests.unit.support import GROUP, TOPIC, mq

@@ -12,10 +12,10 @@ from rocketmq_py.consumer.pop_failures import DelayTableFailures
 from rocketmq_py.consumer.pop_process_queue import PopProcessQueue
 from rocketmq_py.consumer.pop_settlement import PopSettlement
 from rocketmq_py.consumer.pop_terms import RemotingPopTerms
-from rocketmq_py.consumer.ports import PopCall
 from rocketmq_py.consumer.send_back import SendMessageBack
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError, ConnectError, RequestTimeoutError
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue

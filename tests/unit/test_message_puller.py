@@ -11,10 +11,10 @@ from rocketmq_py.consumer.flow_control import MIB
 from rocketmq_py.consumer.hooks import FilterMessageContext, FilterMessageHook, run_filter
 from rocketmq_py.consumer.message_puller import MessagePuller, PullRequest, wanted
 from rocketmq_py.consumer.offset_store import RemoteBrokerOffsetStore
-from rocketmq_py.consumer.ports import PullCall
 from rocketmq_py.consumer.process_queue import ProcessQueue
 from rocketmq_py.consumer.stats import ConsumerCounters, Event
 from rocketmq_py.errors import BrokerError, ConnectError, ProtocolError, RequestTimeoutError, RocketMQError
+from rocketmq_py.model.calls import PullCall
 from rocketmq_py.model.config import ConsumerConfig
 from rocketmq_py.model.message import MessageExt, PullBounds
 from rocketmq_py.model.message_queue import MessageQueue

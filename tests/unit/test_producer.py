@@ -162,7 +162,7 @@ def test_wrong_settings_are_refused_at_the_start_which_can_be_tried_again(
 @pytest.mark.behaviour("CF-03", "PR-05")
 def test_a_setting_that_does_not_exist_is_refused_by_the_constructor() -> None:
     with pytest.raises(ConfigError, match="did you mean send_msg_timeout"):
-        DefaultMQProducer("unit", send_timeout=1)
+        DefaultMQProducer("unit", send_timeout=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.behaviour("PR-05")

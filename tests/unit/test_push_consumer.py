@@ -85,7 +85,7 @@ def test_an_illegal_topic_expression_or_listener_is_refused_when_it_is_given() -
 @pytest.mark.behaviour("LC-02", "CF-03")
 def test_a_setting_that_does_not_exist_is_refused_by_the_constructor_and_as_an_attribute() -> None:
     with pytest.raises(ConfigError, match="did you mean consume_thread_m"):
-        DefaultMQPushConsumer("unit", consume_threads=1)
+        DefaultMQPushConsumer("unit", consume_threads=1)  # type: ignore[call-arg]
     with pytest.raises(AttributeError):
         DefaultMQPushConsumer("unit").consume_threads = 1  # type: ignore[attr-defined]
 

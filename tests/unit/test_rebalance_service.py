@@ -9,29 +9,7 @@ import pytest
 from rocketmq_py.consumer.rebalance_service import RebalanceService
 from rocketmq_py.runtime import Event, Thread
 from rocketmq_py.testing import ManualRuntime
-
-
-class _Event:
-    """An event whose waiter lets time pass, and what the test planned happen meanwhile."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._up = False
-
-    def set(self) -> None:
-        self._up = True
-
-    def clear(self) -> None:
-        self._up = False
-
-    def is_set(self) -> bool:
-        return self._up
-
-    def wait(self, timeout_ms: int) -> bool:
-        end_ms = self._plan.now_ms + max(timeout_ms, 0)
-        while not self._up and self._plan.run_next(end_ms):
-            pass
-        return self._up
+from tests.unit.support import VirtualEvent
 
 
 class _NotStarted:
@@ -81,7 +59,7 @@ class Plan(ManualRuntime):
         return _NotStarted()
 
     def event(self) -> Event:
-        return _Event(self)
+        return VirtualEvent(self.manual_clock, self.run_next)
 
 
 class Rebalancing:

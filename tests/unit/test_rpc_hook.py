@@ -75,7 +75,7 @@ def test_neither_the_hook_nor_a_command_shows_what_is_secret() -> None:
 class Notes:
     """A hook that writes down what it is called with."""
 
-    def __init__(self, log: list[Any], before: Exception | None = None, after: Exception | None = None) -> None:
+    def __init__(self, log: list[Any], before: BaseException | None = None, after: BaseException | None = None) -> None:
         self._log, self._before, self._after = log, before, after
 
     def do_before_request(self, address: str, request: RemotingCommand) -> None:
@@ -113,6 +113,10 @@ def test_hooks_see_a_request_one_after_the_other_and_what_they_add_is_sent() -> 
 def test_a_hook_that_fails_before_a_request_is_an_error_that_says_so() -> None:
     with pytest.raises(ClientError, match=r"code 11 to there:1 was not sent, an RPC hook failed: ZeroDivisionError"):
         RpcHooks([Notes([], before=ZeroDivisionError("oops"))]).before("there:1", request())
+    with pytest.raises(ClientError, match=r"an RPC hook failed: SystemExit"):  # on a thread of the client
+        RpcHooks([Notes([], before=SystemExit(1))]).before("there:1", request())
+    with pytest.raises(KeyboardInterrupt):
+        RpcHooks([Notes([], before=KeyboardInterrupt())]).before("there:1", request())
     refusal = BrokerError(16, "no")
     with pytest.raises(BrokerError) as raised:
         RpcHooks([Notes([], before=refusal)]).before("there:1", request())
@@ -132,11 +136,12 @@ def test_a_hook_that_adds_something_else_than_text_is_an_error_that_says_so() ->
 
 
 @pytest.mark.behaviour("RH-03")
-def test_a_hook_that_fails_after_a_response_is_logged_and_the_others_are_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ValueError("oops"), SystemExit(1)], ids=repr)
+def test_a_hook_that_fails_after_a_response_is_logged_and_the_others_are_told(
+    caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
     log: list[Any] = []
     with caplog.at_level(logging.WARNING):
-        RpcHooks([Notes(log, after=ValueError("oops")), Notes(log)]).after(
-            "there:1", request(), RemotingCommand.response(1, 16)
-        )
+        RpcHooks([Notes(log, after=error), Notes(log)]).after("there:1", request(), RemotingCommand.response(1, 16))
     assert log == [("after", "there:1", 16)] * 2
     assert "RPC hook Notes failed after a response" in caplog.text

@@ -12,7 +12,7 @@ from rocketmq_py.model.config import ConsumeFromWhere, ConsumerConfig
 from rocketmq_py.model.results import QueueAssignment
 from rocketmq_py.model.running_info import ConsumerRunningInfo, ConsumeStatus, PopProcessQueueInfo, ProcessQueueInfo
 from rocketmq_py.remoting.bodies import encode_consumer_running_info
-from rocketmq_py.runtime import thread_stacks
+from rocketmq_py.runtime import STACKS_INTERVAL_MS, ThreadStacks, thread_stacks
 from rocketmq_py.testing import ManualClock
 from tests.unit.support import GROUP, TOPIC, Core, messages, mq
 
@@ -205,3 +205,19 @@ def test_a_deep_stack_is_told_in_part() -> None:
         return thread_stacks() if depth == 0 else sink(depth - 1)
 
     assert sink(500).count("sink(") < 250
+
+
+@pytest.mark.behaviour("OP-13")
+def test_stacks_are_written_down_once_a_second_however_often_they_are_asked_for() -> None:
+    clock = ManualClock()
+    stacks = ThreadStacks(clock)
+
+    def first_asker() -> str:
+        return stacks.text()
+
+    first = first_asker()
+    clock.advance(STACKS_INTERVAL_MS - 1)
+    assert stacks.text() is first
+    assert "first_asker" in first
+    clock.advance(1)
+    assert "first_asker" not in stacks.text()

@@ -110,7 +110,7 @@ def test_what_does_not_fit_into_the_queue_is_discarded_and_counted(caplog: pytes
     assert rig.append(QUEUE_MAX + 5) == [True] * QUEUE_MAX + [False] * 5
     assert rig.lost == 5
     assert caplog.messages == [
-        "1 trace contexts for RMQ_SYS_TRACE_TOPIC are lost: sending is slower than the consumption"
+        "1 trace contexts for RMQ_SYS_TRACE_TOPIC are lost: they come faster than they can be sent, or after the end"
     ]
     rig.senders.run_all()
     assert sum(body.count(b"\x02") for _, body, _ in rig.sent) == QUEUE_MAX - QUEUE_MAX % 10
@@ -199,6 +199,16 @@ def test_keys_take_up_no_more_than_the_properties_of_a_message_may() -> None:
     rig.dispatcher.append(before(*[bean(number, keys=f"{number:0>200}") for number in range(300)]))
     assert len(rig.sent) > 1
     assert all(len(keys) <= KEYS_MAX_BYTES for _, _, keys in rig.sent)
+
+
+@pytest.mark.behaviour("TR-06")
+def test_a_record_that_no_message_can_hold_is_counted_and_takes_no_other_with_it() -> None:
+    rig = Rig(batch_num=3)
+    ids = ",".join(f"{number:0>32}" for number in range(1_000))  # of a batch that was sent
+    rig.dispatcher.append(before(bean(0)))
+    rig.dispatcher.append(TraceContext(TraceType.PUB, 1234, "region", GROUP, "", [TraceBean(TOPIC, ids, None)]))
+    rig.dispatcher.append(before(bean(1)))
+    assert (rig.ids_sent, rig.lost) == ([["id0", "id1"]], 1)
 
 
 # The hook.

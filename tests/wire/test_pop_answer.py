@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from rocketmq_py.errors import BrokerError, ProtocolError
+from rocketmq_py.model.calls import PopCall
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import ConsumeInitMode, PopResult, PopStatus
@@ -33,7 +34,7 @@ BROKER_RECEIPT = f"0 {POP_TIME} 4000 0 1 broker-a 0 2"
 
 
 @dataclass(frozen=True)
-class Call:
+class Call(PopCall):
     """A pop as the core asks for it."""
 
     group: str = GROUP
@@ -44,7 +45,6 @@ class Call:
     init_mode: ConsumeInitMode = ConsumeInitMode.MAX
     poll_ms: int = 15_000
     timeout_ms: int = 25_000
-    order: bool = False
 
 
 def stored(queue: int, offset: int, topic: str = TOPIC, **properties: str) -> MessageExt:
