@@ -43,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 _MINUTE_MS = 60_000
 
+_SUCCESS = ConsumeConcurrentlyStatus.CONSUME_SUCCESS  # to ask an enum class for a member takes as long as a call
+
 # Messages, their window, their queue.
 ConsumeRequest = tuple[Sequence[MessageExt], ProcessQueue, MessageQueue, TopicStats]
 
@@ -153,7 +155,7 @@ class ConsumeMessageConcurrentlyService:
                 self._group, mq, len(msgs),
             )  # fmt: skip
             return
-        if status is not ConsumeConcurrentlyStatus.CONSUME_SUCCESS or context.ack_index is not MAX_ACK_INDEX:
+        if status is not _SUCCESS or context.ack_index is not MAX_ACK_INDEX:
             self._process_consume_result(status, context, request, begin_ms)
             return
         queue.finished.extend(msgs)

@@ -208,7 +208,7 @@ class ProcessQueue:
                 return NO_OFFSET
             if len(msgs) > 1 and self._remove_run(sorted([msg.queue_offset for msg in msgs])):
                 removed = len(msgs)
-                size = sum([len(msg.body) for msg in msgs])
+                size = sum([len(msg.body) for msg in msgs]) if removed < self._msg_count else 0
             else:
                 removed = size = 0
                 for msg in msgs:
@@ -233,7 +233,10 @@ class ProcessQueue:
         run = slice(start, start + len(offsets))
         if self._offsets[run] != offsets:
             return False
-        del self._offsets[run]
+        if len(offsets) == len(self._tree):
+            self._tree.clear()
+        else:
+            del self._offsets[run]
         return True
 
     def take_messages(self, batch_size: int) -> list[MessageExt]:
