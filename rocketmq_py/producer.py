@@ -411,7 +411,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
                 self._announced.add(topic)
 
     def recall_message(self, topic: str, recall_handle: str, timeout_ms: int | None = None) -> str:
-        """Take a delayed message back before its time has come; only with ``endpoints``.
+        """Take a delayed message back before its time has come.
 
         Args:
             topic: its topic.
@@ -423,14 +423,12 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
 
         Raises:
             BrokerError: its time has come, or the broker does not do it (``recallMessageEnable``).
-            ConfigError: this is not a producer with ``endpoints``.
+            ConfigError: the handle is none, or the topic one of retries or dead letters.
 
         Source: DefaultMQProducer.recallMessage.
         """
         running = self._started()
         names.check_topic(topic)
-        if isinstance(running, Running):
-            raise ConfigError("recall_message is offered with endpoints only")
         return running.sender.recall_message(topic, recall_handle, self._timeout(timeout_ms))
 
     # Hooks.

@@ -10,7 +10,15 @@ import logging
 from collections.abc import Callable, Sequence
 
 from rocketmq_py.clock import Clock
-from rocketmq_py.errors import BrokerError, ConnectError, RequestTimeoutError, RocketMQError, TransportError
+from rocketmq_py.errors import (
+    BrokerError,
+    ConfigError,
+    ConnectError,
+    ProtocolError,
+    RequestTimeoutError,
+    RocketMQError,
+    TransportError,
+)
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import MessageSysFlag, RequestCode, ResponseCode
 from rocketmq_py.model.compression import compress
@@ -26,6 +34,7 @@ from rocketmq_py.model.producer_hooks import (
     SendMessageHook,
     run_guarded,
 )
+from rocketmq_py.model.recall_handle import RecallHandle
 from rocketmq_py.model.results import SendResult, SendStatus
 from rocketmq_py.model.unique_id import create_uniq_id, local_ip
 from rocketmq_py.remoting.frame import RemotingCommand
@@ -302,6 +311,27 @@ class MessageSender:
         left_ms = sending.deadline_ms - began_ms
         lane = (address, CONTROL_LANE)
         self._remoting.invoke_async(lane, self._request(sending, queue), left_ms, reply, failed)
+
+    def recall_message(self, topic: str, recall_handle: str, timeout_ms: int) -> str:
+        """See ``DefaultMQProducer.recall_message``. Source: DefaultMQProducerImpl.recallMessage."""
+        if topic.startswith((names.RETRY_GROUP_TOPIC_PREFIX, names.DLQ_GROUP_TOPIC_PREFIX)):
+            raise ConfigError(f"messages of {topic} cannot be recalled: it holds retries or dead letters")
+        topic = self._config.with_namespace(topic)
+        try:
+            broker_name = RecallHandle.parse(recall_handle).broker_name
+        except ProtocolError:
+            raise ConfigError(f"{recall_handle!r:.100} is not the recall handle of a send's result") from None
+        address = self._master_of(broker_name)
+        if address is None:
+            self._refresh_route(topic)
+            # Any broker of the topic: it may be a proxy that has the broker behind it.
+            address = self._master_of(broker_name) or self._routes.random_broker_of(topic)
+        if address is None:
+            raise ConnectError(f"no broker of topic {topic} is known, nor {broker_name} of the recall handle")
+        fields = {"producerGroup": self._group, "topic": topic, "recallHandle": recall_handle, "bname": broker_name}
+        request = Request(RequestCode.RECALL_MESSAGE, fields)
+        reply = self._remoting.invoke_ok(address, request, timeout_ms, f"recall a message of topic {topic}")
+        return reply.ext_fields.get("msgId", "")
 
     # Detection.
 

@@ -96,7 +96,7 @@ def test_a_topic_is_created_shown_changed_and_deleted(server: Server, run: Run, 
 @pytest.mark.behaviour("AC-01")
 def test_what_is_deleted_is_asked_about(server: Server, run: Run) -> None:
     topic = server.topic()
-    run("topic", "delete", topic, code=1)  # standard input is empty
+    assert "--yes" in run("topic", "delete", topic, code=2).stderr  # standard input is empty
     assert topic in told(run("topic", "list", "--json"))
 
 

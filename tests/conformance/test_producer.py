@@ -164,8 +164,8 @@ def test_a_timer_message_is_delivered_at_its_moment_and_one_that_is_recalled_nev
     collector = Collector()
     start_consumer(server.group(), topic, collector)
     recalled = producer.send(Message(topic, b"recalled", delay_time_ms=2_500))
-    asked = {"producerGroup": "p", "topic": topic, "recallHandle": recalled.recall_handle}
-    server.cluster.call(server.cluster.broker_addr, 370, asked).checked("recall")
+    assert recalled.recall_handle is not None
+    assert producer.recall_message(topic, recalled.recall_handle) == recalled.msg_id
     began_ms = time.time_ns() // 1_000_000
     producer.send(Message(topic, b"1 s", delay_time_sec=1))
     producer.send(Message(topic, b"at", deliver_time_ms=began_ms + 3_000))

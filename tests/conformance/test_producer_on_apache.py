@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from rocketmq_py import (
+    BrokerError,
+    ConfigError,
     ConsumeConcurrentlyContext,
     ConsumeConcurrentlyStatus,
     ConsumeFromWhere,
@@ -34,6 +36,7 @@ from rocketmq_py import (
     create_reply_message,
 )
 from rocketmq_py.model.producer_hooks import EndTransactionContext
+from rocketmq_py.model.recall_handle import RecallHandle
 from rocketmq_py.model.results import Messages
 from tests.apache.cluster import TESTS, ApacheCluster
 from tests.apache.jars import program_command
@@ -63,6 +66,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         # How long the broker keeps to itself what it was told; 3 s by default, so that it would ask all the same.
         "transactionOpBatchInterval": 100,
         "timerPrecisionMs": 100,
+        "recallMessageEnable": "true",
     }
     with ApacheCluster(broker_config=settings) as cluster:
         yield cluster
@@ -277,8 +281,10 @@ def test_a_java_producers_transactions_end_as_it_says_at_once_or_when_it_is_aske
     assert sorted(msg.body for msg in collector.deliveries) == [b"commit", b"commit later"]
 
 
-@pytest.mark.behaviour("PR-16")
-def test_a_timer_message_is_delivered_when_its_time_has_come(cluster: Cluster, topic: str, consume: Consume) -> None:
+@pytest.mark.behaviour("PR-16", "PR-21")
+def test_a_timer_message_is_delivered_when_its_time_has_come_and_one_recalled_before_never(
+    cluster: Cluster, topic: str, consume: Consume
+) -> None:
     collector = Collector()
     consume(collector)
     with DefaultMQProducer("timers", namesrv_addr=cluster.namesrv_addr, send_msg_timeout=10_000) as producer:
@@ -289,6 +295,15 @@ def test_a_timer_message_is_delivered_when_its_time_has_come(cluster: Cluster, t
             producer.send(Message(topic, b"at", deliver_time_ms=began_ms + 2_000)),
         ]
         producer.send(Message(topic, b"past", deliver_time_ms=1))
+        recalled = producer.send(Message(topic, b"recalled", delay_time_ms=1_500))
+        assert recalled.recall_handle is not None
+        assert producer.recall_message(topic, recalled.recall_handle) == recalled.msg_id
+        with pytest.raises(ConfigError, match="is not the recall handle"):
+            producer.recall_message(topic, recalled.msg_id)
+        with pytest.raises(BrokerError, match="topic not match"):
+            producer.recall_message(
+                topic, str(RecallHandle("other", sent[0].message_queue.broker_name, began_ms + 9_000, "id"))
+            )
     collector.wait_for_bodies([b"2000 ms", b"2 s", b"at", b"past"])
     stored = {msg.body: msg.store_timestamp for msg in collector.deliveries}
     assert all(stored[body] - began_ms >= 1_800 for body in (b"2000 ms", b"2 s", b"at")), stored
