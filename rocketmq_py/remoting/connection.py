@@ -166,12 +166,16 @@ class Connection:
     def _write_whole(self, frame: bytes) -> None:
         if self._outbox_bytes + len(frame) > OUTBOX_MAX_BYTES:
             raise ConnectError(f"{self.address} does not read: {self._outbox_bytes} bytes wait to be sent")
+        if self._gathered is not None and self._loop.is_current_thread():
+            self._gathered.append(frame)
+            return
+        self._encrypt_and_send(frame)
+
+    def _encrypt_and_send(self, frame: bytes) -> None:
+        # Under one hold of the lock: records of TLS are numbered, and must leave in this order.
         self._send_or_keep(frame if self._tls is None else self._tls.encrypt(frame))
 
     def _send_or_keep(self, data: bytes) -> None:
-        if self._gathered is not None and self._loop.is_current_thread():
-            self._gathered.append(data)
-            return
         if not self._outbox:
             try:
                 sent = self.socket.send(data)
@@ -256,7 +260,7 @@ class Connection:
         with self._lock:
             gathered, self._gathered = self._gathered, None
             if gathered and not self.closed:
-                self._send_or_keep(b"".join(gathered))
+                self._encrypt_and_send(b"".join(gathered))
 
     def _answered(self, command: RemotingCommand) -> None:
         with self._lock:

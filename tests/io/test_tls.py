@@ -19,9 +19,11 @@ import pytest
 
 from rocketmq_py import ConfigError, ConnectError, TransportError
 from rocketmq_py.model.config import ClientConfig
+from rocketmq_py.remoting.frame import RemotingCommand
+from rocketmq_py.remoting.remoting_client import CONTROL_LANE
 from rocketmq_py.remoting.tls import client_context
 from tests.certificates import LOCK, Certificates, make_certificates
-from tests.io.calls import ask, begin, in_threads, join, request
+from tests.io.calls import TIMEOUT_MS, Outcome, ask, begin, in_threads, join, request
 from tests.io.conftest import MakeClient, MakeCluster, MakeConsumer, MakeServer
 from tests.io.server import BOUND_S, Peer, Seen, answer_nothing, answer_ok, encode_reply, eventually, free_port
 
@@ -72,6 +74,35 @@ def test_many_requests_of_many_threads_at_once_keep_apart(
 
     join(in_threads(12, call))
     assert (wrong, len(server.peers)) == ([], 1)
+
+
+@pytest.mark.behaviour("SE-07")
+def test_what_answers_bring_on_and_what_other_threads_ask_meanwhile_keep_apart(
+    certificates: Certificates, make_server: MakeServer, make_client: MakeClient
+) -> None:
+    """Requests made while answers are handed on leave together, after what other threads send: encrypted then only."""
+    server = make_server(answer_ok, tls=certificates.server_context())
+    client = make_client(tls=context(certificates))
+    brought_on: list[Outcome] = []
+    meanwhile = Outcome()
+
+    def ask_on(reply: RemotingCommand) -> None:
+        brought_on.append(begin(client, server, b"brought on"))
+        join(in_threads(1, lambda _: begin_as(meanwhile, b"meanwhile")))
+        brought_on.append(begin(client, server, b"brought on, too"))
+
+    def begin_as(outcome: Outcome, body: bytes) -> None:
+        way = (server.address, CONTROL_LANE)
+        client.invoke_async(way, request(body), TIMEOUT_MS, outcome.on_reply, outcome.on_error)
+
+    first = Outcome()
+    client.invoke_async((server.address, CONTROL_LANE), request(), TIMEOUT_MS, ask_on, first.on_error)
+    assert eventually(lambda: len(brought_on) == 2)
+    outcomes = [*brought_on, meanwhile]
+    assert all(outcome.told.wait(BOUND_S) for outcome in outcomes)
+    assert [outcome.errors for outcome in [first, *outcomes]] == [[], [], [], []]
+    assert [outcome.replies[0].body for outcome in outcomes] == [b"brought on", b"brought on, too", b"meanwhile"]
+    assert len(server.peers) == 1
 
 
 @pytest.mark.behaviour("SE-07")
