@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from rocketmq_py.broker.grpc.context import GrpcProxyError
 from rocketmq_py.broker.grpc.message_group import queue_of
+from rocketmq_py.broker.grpc.shares import UNREAD_MAX_BYTES, Unread, UnreadShares
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model import fastjson
@@ -19,6 +21,32 @@ from tests.unit.broker_rig import GROUP, TOPIC, messages
 from tests.unit.grpc_rig import ENDPOINTS, GrpcClient, GrpcRig, Stream, message
 
 ORDERED = {"consumeMessageOrderly": True}
+
+
+@pytest.mark.behaviour("GS-42")
+def test_whose_time_to_read_runs_out_when_another_needs_the_memory_costs_that_one_nothing() -> None:
+    async def write(shares: UnreadShares, unread: Unread) -> None:
+        async with unread.writing:
+            shares.begin(unread)
+            await asyncio.Event().wait()
+
+    async def play() -> None:
+        shares, loop = UnreadShares(), asyncio.get_running_loop()
+        slow = Unread("slow", UNREAD_MAX_BYTES, asyncio.timeout(60))
+        other = Unread("other", 10, asyncio.timeout(60))
+        reading = asyncio.create_task(write(shares, slow))
+        await asyncio.sleep(0)
+        # In one turn of the loop: its time is over, and before it learns of that the other begins.
+        slow.writing.reschedule(loop.time())
+        loop.call_soon(shares.begin, other)
+        errors: list[object] = []
+        loop.set_exception_handler(lambda loop, context: errors.append(context))
+        with pytest.raises(TimeoutError):
+            await reading
+        assert errors == []
+        assert shares.has_room("other")
+
+    asyncio.run(play())
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ class UnreadShares:
         for each in list(self._writing):
             if self._total <= UNREAD_MAX_BYTES or each is unread:
                 return
-            each.writing.reschedule(asyncio.get_running_loop().time())
+            if not each.writing.expired():  # else its own time has just run out
+                each.writing.reschedule(asyncio.get_running_loop().time())
             self._stop(each)
 
     def give_up(self, unread: Unread, rest_bytes: int) -> None:
