@@ -135,7 +135,8 @@ class ReceiptApi:
                     break
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             failure = session.rpc.error(error, "ReceiveMessage")
-            session.answers_lost()
+            if not self._ended:  # at the end the client leaves anyway: it must not come back
+                session.answers_lost()
         finally:
             stream.cancel()  # does nothing to one that has ended
             with self._lock:

@@ -577,6 +577,20 @@ def test_what_got_lost_with_a_receive_that_broke_is_given_again(
 
 
 @pytest.mark.behaviour("GW-14")
+def test_receives_that_the_end_breaks_off_do_not_make_it_leave_and_come_back(
+    server: GrpcServer, start_consumer: StartConsumer
+) -> None:
+    consumer = start_consumer(Collector(), heartbeat_broker_interval=200)
+    eventually(lambda: server.count("ReceiveMessage") > 0, 30, "it receives")
+    consumer._parts._api.stop_receiving()  # type: ignore[union-attr]
+    beats = server.count("Heartbeat")
+    eventually(lambda: server.count("Heartbeat") > beats + 2, 30, "heartbeats")
+    assert server.count("NotifyClientTermination") == 0
+    consumer.shutdown()
+    assert (server.count("NotifyClientTermination"), server.count("Telemetry")) == (1, 1)
+
+
+@pytest.mark.behaviour("GW-14")
 def test_what_got_lost_in_a_silent_connection_is_given_again_once_nothing_else_is_unsettled(
     server: GrpcServer, start_consumer: StartConsumer
 ) -> None:
