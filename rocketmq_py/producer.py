@@ -429,6 +429,8 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         """
         running = self._started()
         names.check_topic(topic)
+        if not isinstance(recall_handle, str) or not recall_handle:
+            raise ConfigError(f"recall_handle is that of a send's result; {recall_handle!r}: was the message delayed?")
         return running.sender.recall_message(topic, recall_handle, self._timeout(timeout_ms))
 
     # Hooks.

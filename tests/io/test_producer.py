@@ -7,6 +7,7 @@ import threading
 import time
 import zlib
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,10 @@ from rocketmq_py.client_instance import MQClientInstance
 from rocketmq_py.errors import BrokerError, ConnectError, RocketMQError, TransportError
 from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.model.producer_hooks import CheckForbiddenContext
+from rocketmq_py.model.recall_handle import RecallHandle
 from rocketmq_py.runtime import ThreadRuntime
 from tests.io.calls import in_threads, join
-from tests.io.cluster import ROUTE, SEND_V2, TOPIC, Cluster, reply_sent, route
+from tests.io.cluster import RECALL, ROUTE, SEND_V2, TOPIC, Cluster, reply_sent, route
 from tests.io.conftest import MakeCluster, MakeProducer
 from tests.io.server import BOUND_S, BlackHole, Peer, Seen, Server, eventually, free_port
 
@@ -121,6 +123,38 @@ def test_the_second_attempt_of_a_retry_tells_count_and_limit_as_the_first_did(ma
     finally:
         client.shutdown()
     assert [(seen.fields["j"], seen.fields["l"]) for seen in refused] == [("3", "5")] * 2
+
+
+HANDLE = str(RecallHandle(TOPIC, "broker-b", 1_000, "id"))
+
+
+@pytest.mark.behaviour("PR-21")
+@pytest.mark.parametrize(("brokers", "asked"), [(("broker-a", "broker-b"), "broker-b"), (("proxy",), "proxy")])
+def test_a_recall_goes_to_the_broker_that_the_handle_names_or_to_a_proxy_before_it(
+    make_cluster: MakeCluster, make_producer: MakeProducer, brokers: tuple[str, ...], asked: str
+) -> None:
+    cluster = make_cluster(brokers=brokers)
+    cluster.scripts[RECALL] = lambda peer, seen: peer.reply(seen, fields={"msgId": "id"})
+    assert make_producer(cluster).recall_message(TOPIC, HANDLE) == "id"
+    told = {
+        name: [seen.fields for seen in server.seen if seen.code == RECALL] for name, server in cluster.brokers.items()
+    }
+    fields = {"producerGroup": "producers", "topic": TOPIC, "recallHandle": HANDLE, "bname": "broker-b"}
+    assert {name: sent for name, sent in told.items() if sent} == {asked: [fields]}
+
+
+@pytest.mark.behaviour("PR-21")
+def test_a_recall_without_a_handle_is_refused_before_anybody_is_asked(
+    make_cluster: MakeCluster, make_producer: MakeProducer
+) -> None:
+    """As it is when the message was not delayed, or the broker gives none."""
+    cluster = make_cluster()
+    producer = make_producer(cluster)
+    nothing: list[Any] = [producer.send(message()).recall_handle, "", b"handle"]
+    for handle in nothing:
+        with pytest.raises(ConfigError, match="was the message delayed"):
+            producer.recall_message(TOPIC, handle)
+    assert cluster.broker.count(RECALL) == 0
 
 
 @pytest.mark.behaviour("PR-19")
