@@ -281,7 +281,9 @@ def test_with_access_keys_every_call_must_be_signed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "nonsense", [b"", b"\xff\xff\xff\xff", b"\x0a\x02\x12\x01", b"\x0a\x04\x12\x02\xff\xfe", b"x" * 5_000]
 )
-def test_nonsense_costs_its_own_call_only(client: Client, topic: str, nonsense: bytes) -> None:
+def test_nonsense_costs_its_own_call_only(
+    client: Client, topic: str, nonsense: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     for name, method in METHODS.items():
         kinds = [
             "stream" if streaming else "unary" for streaming in (method.request_streaming, method.response_streaming)
@@ -295,8 +297,9 @@ def test_nonsense_costs_its_own_call_only(client: Client, topic: str, nonsense: 
             for frame in answer if method.response_streaming else [answer]:
                 assert frame.status.code != pb.OK or not method.response_streaming, (name, frame)
         except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            if error.code() in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNKNOWN}:
                 raise
+    assert not [record for record in caplog.records if record.name.startswith("grpc")], "who is talked to so can log"
     assert client.call("QueryRoute", pb.QueryRouteRequest(topic=pb.Resource(name=topic))).status.code == pb.OK
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from rocketmq_py.broker.authentication import Authentication
 from rocketmq_py.broker.grpc.application import GrpcMessagingApplication, Unary
@@ -157,6 +158,8 @@ class _Edge:
                     request = await call_context.read()
             except TimeoutError:
                 await call_context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come as a whole")
+            except DecodeError as error:  # gRPC would log each with its stack: a peer could fill the disk
+                await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if request is grpc.aio.EOF:
             await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is no request")
         return request
