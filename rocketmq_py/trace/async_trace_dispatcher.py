@@ -156,7 +156,7 @@ def _messages(batch: Iterable[TraceContext]) -> tuple[list[TraceMessage], int]:
     for context in batch:
         if context.region_id is not None and context.trace_beans:
             for record in encode_records(context):
-                if len(record.data) > MESSAGE_MAX_BYTES or sum(map(len, record.keys)) > KEYS_MAX_BYTES:
+                if len(_bytes(record.data)) > MESSAGE_MAX_BYTES or _keys_size(record) > KEYS_MAX_BYTES:
                     too_large += 1
                 else:
                     by_topic[context.trace_beans[0].topic].append(record)
@@ -168,8 +168,7 @@ def _packed(records: Iterable[TraceRecord]) -> Iterator[TraceMessage]:
     keys: dict[str, None] = {}  # in order, each once
     size = keys_size = 0
     for record in records:
-        data = record.data.encode(errors="replace")
-        more_keys_size = len(" ".join(record.keys).encode(errors="replace")) + 1
+        data, more_keys_size = _bytes(record.data), _keys_size(record)
         if parts and (size + len(data) > MESSAGE_MAX_BYTES or keys_size + more_keys_size > KEYS_MAX_BYTES):
             yield TraceMessage(b"".join(parts), " ".join(keys))
             parts, keys, size, keys_size = [], {}, 0, 0
@@ -179,3 +178,12 @@ def _packed(records: Iterable[TraceRecord]) -> Iterator[TraceMessage]:
         keys_size += more_keys_size
     if parts:
         yield TraceMessage(b"".join(parts), " ".join(keys))
+
+
+def _keys_size(record: TraceRecord) -> int:
+    """With a space behind each."""
+    return len(_bytes(" ".join(record.keys))) + 1
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="replace")

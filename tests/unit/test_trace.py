@@ -211,6 +211,15 @@ def test_a_record_that_no_message_can_hold_is_counted_and_takes_no_other_with_it
     assert (rig.ids_sent, rig.lost) == ([["id0", "id1"]], 1)
 
 
+@pytest.mark.behaviour("TR-06")
+@pytest.mark.parametrize("keys", ["\u952e" * 10_900, " ".join(f"{number:0>4}" for number in range(6_500))])
+def test_what_a_record_takes_up_is_counted_in_bytes_and_with_what_separates_its_keys(keys: str) -> None:
+    rig = Rig(batch_num=3)
+    for context in (before(bean(0)), before(bean(1, keys=keys)), before(bean(2))):
+        rig.dispatcher.append(context)
+    assert (rig.ids_sent, rig.lost) == ([["id0", "id2"]], 1)
+
+
 # The hook.
 
 
