@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError, StoreError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import ResponseCode
+from rocketmq_py.model.config import INT_MAX
 from rocketmq_py.model.extra_info import ExtraInfo, retry_of
 from rocketmq_py.model.message import MessageConst, format_properties
 from rocketmq_py.model.results import ConsumeInitMode
@@ -643,7 +645,7 @@ class PopConsumerService:
             else:
                 _log.warning("offset %s of %s was popped, and is deleted or nobody's now", offset, place.topic)
                 self._commit_log.write([ended], _ignore)
-        except RocketMQError as error:
+        except (RocketMQError, struct.error) as error:  # one that cannot come back must not keep the others
             self._try_again(place, offset, lease, error)
         else:
             self._end_lease(place, offset)
@@ -686,7 +688,7 @@ class PopConsumerService:
             properties[MessageConst.FIRST_POP_TIME] = str(lease.pop_ms)
         return MessageInner(
             topic, 0, stored.body, properties, head.flag, head.sys_flag, head.born_timestamp, head.born_host,
-            head.reconsume_times + (not lease.suspended),
+            min(head.reconsume_times + (not lease.suspended), INT_MAX),
         )  # fmt: skip
 
 

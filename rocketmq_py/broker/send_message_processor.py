@@ -19,6 +19,7 @@ from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError, ProtocolError, StoreError
 from rocketmq_py.model import names
 from rocketmq_py.model.codes import PermName, RequestCode, ResponseCode, TopicSysFlag
+from rocketmq_py.model.config import INT_MAX
 from rocketmq_py.model.message import TIMER_PROPERTIES, MessageConst, parse_properties
 from rocketmq_py.model.recall_handle import RecallHandle
 from rocketmq_py.model.unique_id import create_uniq_id
@@ -340,7 +341,7 @@ class SendMessageProcessor:
         properties[MessageConst.WAIT_STORE_MSG_OK] = "false"
         message = MessageInner(
             names.retry_topic(name), 0, original.body, properties, head.flag,
-            head.sys_flag, head.born_timestamp, head.born_host, head.reconsume_times + 1,
+            head.sys_flag, head.born_timestamp, head.born_host, min(head.reconsume_times + 1, INT_MAX),
         )  # fmt: skip
         if head.reconsume_times >= limit or level < 0:
             message = self._dead(message, name, delay="0")

@@ -180,6 +180,18 @@ def test_a_retry_that_fails_again_is_one_more_retry_in_the_same_topic(rig: Rig, 
     assert client.ask(30, {"topic": RETRY, "queueId": 0}).ext_fields["offset"] == "5"
 
 
+@pytest.mark.behaviour("EP-04")
+def test_a_message_that_says_it_failed_as_often_as_can_be_said_comes_again_and_keeps_no_other(
+    rig: Rig, client: Client
+) -> None:
+    client.send(b"often", j=2**31 - 1)
+    client.send(b"once")
+    assert bodies(pop_now(client)) == [b"often", b"once"]
+    rig.loop.advance(70_000)
+    again = pop_now(client)
+    assert [(msg.body, msg.reconsume_times) for msg in again] == [(b"often", 2**31 - 1), (b"once", 1)]
+
+
 @pytest.mark.behaviour("EP-05")
 def test_only_the_receipt_of_the_last_delivery_acknowledges_and_the_others_are_no_error(
     rig: Rig, client: Client

@@ -366,6 +366,15 @@ def test_a_message_that_failed_as_often_as_allowed_is_dead(rig: Rig, client: Cli
 
 
 @pytest.mark.behaviour("EB-12")
+def test_a_message_that_says_it_failed_as_often_as_can_be_said_is_sent_back_all_the_same(client: Client) -> None:
+    client.send(b"often", j=2**31 - 1)
+    (msg,) = stored(client)
+    assert send_back(client, msg) == 0
+    (dead,) = stored(client, DLQ)
+    assert dead.reconsume_times == 2**31 - 1
+
+
+@pytest.mark.behaviour("EB-12")
 def test_a_negative_level_means_dead_at_once(client: Client) -> None:
     client.send(b"failing")
     (msg,) = stored(client)
