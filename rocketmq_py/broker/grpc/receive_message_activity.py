@@ -210,7 +210,8 @@ class ReceiveMessageActivity:
         messages = []
         for popped in result.messages:
             stored = decode_stored(popped.data)
-            reconsume_times = popped.consumed_count or stored.head.reconsume_times
+            # A producer may have written a negative number.
+            reconsume_times = max(popped.consumed_count or stored.head.reconsume_times, 0)
             held = HeldMessage.of(group, topic, popped.receipt)
             receipt = Receipt(held, popped.receipt, stored.head.commit_log_offset)
             if not _is_wanted(stored, subscription):
