@@ -164,7 +164,8 @@ class MessageStatusProcessor:
         if not messages and not self._statuses.topics():
             raise BrokerError(
                 ResponseCode.QUERY_NOT_FOUND,
-                "no topic's statuses are kept: start the broker with --message-status, or set message.status=true",
+                "no topic's statuses are kept: start the broker with --message-status, or give a topic the attribute "
+                "message.status=true",
             )
         return encode_listing(Listing(messages, following))
 
