@@ -174,15 +174,22 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
+_SUBMODULES = {module.split(".")[1] for module in _HOMES}
 
 if not TYPE_CHECKING:  # type checkers would take every name for one that is there
 
     def __getattr__(name: str) -> object:
-        """A public name, which is a plain attribute from then on (PEP 562)."""
+        """A public name, which is a plain attribute from then on (PEP 562); or a module that type checkers see."""
+        if name in _SUBMODULES:
+            path = f"{__name__}.{name}"
+            for module in _HOMES:
+                if module == path or module.startswith(f"{path}."):
+                    import_module(module)
+            return import_module(path)
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(_MODULES[name]), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, *_SUBMODULES})

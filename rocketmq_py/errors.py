@@ -6,6 +6,7 @@ Branch on the flags, not on the class: ``retriable`` says that the same call may
 
 from __future__ import annotations
 
+import copyreg
 from typing import ClassVar
 
 
@@ -59,6 +60,10 @@ class BrokerError(RocketMQError):
         if address:
             text = f"{text} (from {address})"
         super().__init__(text)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process gets it as it is: ``Exception`` would call the constructor with the text alone."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     @property
     def retriable(self) -> bool:  # type: ignore[override]

@@ -161,6 +161,12 @@ class MessageStatusProcessor:
                 break
             at = Cursor(row.topic, row.queue_id, row.first, offset)
             messages.append(self._listed(row, offset))
+        if not messages and not self._statuses.topics():
+            raise BrokerError(
+                ResponseCode.QUERY_NOT_FOUND,
+                "no topic's statuses are kept: start the broker with --message-status, or give a topic the attribute "
+                "message.status=true",
+            )
         return encode_listing(Listing(messages, following))
 
     def _listed(self, row: StatusRow, offset: int) -> ListedMessage:

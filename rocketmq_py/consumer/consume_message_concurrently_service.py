@@ -45,7 +45,7 @@ _MINUTE_MS = 60_000
 
 _SUCCESS = ConsumeConcurrentlyStatus.CONSUME_SUCCESS  # to ask an enum class for a member takes as long as a call
 
-# Messages, their window, their queue.
+# Messages, their window, their queue, their topic's statistics.
 ConsumeRequest = tuple[Sequence[MessageExt], ProcessQueue, MessageQueue, TopicStats]
 
 

@@ -91,7 +91,7 @@ class ProcessQueue:
     """In-flight messages of one queue, ordered by offset.
 
     Owner:   ``RebalanceImpl`` creates, drops and forgets it.
-    Writers: the pull callback (``put_message``), consume threads (the rest).
+    Writers: the pull callback (``put_message``, ``settle``), consume threads (the rest).
     Lock:    ``_lock`` guards every field; nothing is called out to while it is held.
     Source:  client/.../impl/consumer/ProcessQueue.java @ 8fc57f1
 

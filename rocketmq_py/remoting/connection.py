@@ -108,6 +108,11 @@ class Connection:
         )
 
     @property
+    def end(self) -> str:
+        """Why it was closed; "" while it is open."""
+        return self._end
+
+    @property
     def hint(self) -> str:
         """What may be wrong with a peer that hangs up; "" once it has said something."""
         if self.heard:

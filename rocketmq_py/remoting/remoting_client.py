@@ -80,7 +80,7 @@ class RemotingClient:
         self._lock = Mutex()
         self._connections: dict[Lane, Connection] = {}
         self._attempts: dict[Lane, list[Connected]] = {}  # who waits for a connection that is being made
-        self._failures: dict[str, tuple[int, int]] = {}  # address -> (failures in a row, no new try before, ms)
+        self._failures: dict[str, tuple[int, int, str]] = {}  # address -> in a row, no try before, the last
         self._closed = False
         self._loop = IoLoop(runtime)
         self._helpers: WorkerPool[Callable[[], None]] = runtime.worker_pool(
@@ -269,10 +269,11 @@ class RemotingClient:
                 return None
             if self._closed:
                 return IllegalStateError("this client was shut down")
-            failures, not_before_ms = self._failures.get(lane[0], (0, 0))
+            failures, not_before_ms, reason = self._failures.get(lane[0], (0, 0, ""))
             wait_ms = not_before_ms - self._clock.monotonic_ms()
             if wait_ms > 0:
-                return ConnectError(f"{lane[0]} could not be reached {failures} times, next try in {wait_ms} ms")
+                times = "once" if failures == 1 else f"{failures} times"
+                return ConnectError(f"{lane[0]} could not be reached {times}, next try in {wait_ms} ms: {reason}")
             self._attempts[lane] = [then]
         try:
             self._runtime.start_thread("RemotingConnector", lambda: self._attempt(lane))
@@ -286,7 +287,7 @@ class RemotingClient:
             outcome = self._open(lane)
         except RocketMQError as error:
             outcome = error
-            self._count_failure(lane[0])
+            self._count_failure(lane[0], str(error))
         self._tell(lane, outcome)
 
     def _tell(self, lane: Lane, outcome: Connection | RocketMQError) -> None:
@@ -350,14 +351,14 @@ class RemotingClient:
                 return
         # A port that accepts and hangs up (a load balancer without a backend) is as bad as one that refuses; but once
         # may be chance.
-        self._count_failure(lane[0], forgiven=1)
+        self._count_failure(lane[0], connection.end, forgiven=1)
 
-    def _count_failure(self, address: str, forgiven: int = 0) -> None:
+    def _count_failure(self, address: str, reason: str, forgiven: int = 0) -> None:
         with self._lock:
-            failures = self._failures.get(address, (0, 0))[0]
+            failures = self._failures.get(address, (0, 0, ""))[0]
             step = failures - forgiven
             backoff_ms = min(BACKOFF_MIN_MS * 2 ** min(step, 10), BACKOFF_MAX_MS) if step >= 0 else 0
-            self._failures[address] = (failures + 1, self._clock.monotonic_ms() + backoff_ms)
+            self._failures[address] = (failures + 1, self._clock.monotonic_ms() + backoff_ms, reason)
 
     def _requested(self, connection: Connection, command: RemotingCommand) -> None:
         known = self._on_request(connection.address, command, lambda answer: connection.send(encode(answer)))

@@ -59,7 +59,11 @@ class BrokerForTests:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Inside of this the broker is gone; then it is back with all that it had stored."""
+        """Inside of this the broker is gone; then it is back with all that it had stored.
+
+        A client that has found nobody meanwhile fails at once for a while, 200 ms after the first failure and at most
+        5 s, before it tries again.
+        """
         self._broker.shutdown()
         try:
             yield

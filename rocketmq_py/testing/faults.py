@@ -47,7 +47,7 @@ class Faults:
         self._happened = 0
 
     def drop(self, *codes: RequestCode, times: int = 1) -> None:
-        """The request never arrives: its sender waits for nothing."""
+        """The request never arrives: its sender waits in vain, until its time-out (of a pull: 30 s)."""
         self._add(_Kind.DROP, codes, times)
 
     def drop_answer(self, *codes: RequestCode, times: int = 1) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from rocketmq_py.batch import FanOut, Outcome, OutcomeState, fan_out
+from rocketmq_py.errors import BrokerError, RequestTimeoutError
+from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
+from rocketmq_py.grpc_v2.status import GrpcStatusError
 from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.results import ConsumeConcurrentlyContext
 from tests.io.conftest import MakeCluster, MakeConsumer
@@ -180,6 +183,18 @@ def test_a_message_can_be_given_to_another_process() -> None:
     assert (copy.body, copy.keys, copy.tags, copy.queue_offset, copy.reconsume_times, copy.broker_name) == (
         b"body", "k", "t", 7, 2, "broker-a",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_an_error_can_come_back_from_another_process(protocol: int) -> None:
+    """Of a pool of processes whose handler sends, too: an error that cannot be read there breaks the whole pool."""
+    for error in (
+        BrokerError(208, "no such message", "host:1", "view a message"),
+        GrpcStatusError(pb.Status(code=pb.TOPIC_NOT_FOUND, message="no route"), "host:1", "Query route"),
+        RequestTimeoutError("no answer"),
+    ):
+        copy = pickle.loads(pickle.dumps(error, protocol))
+        assert (type(copy), str(copy), copy.__dict__) == (type(error), str(error), error.__dict__)
 
 
 @pytest.mark.behaviour("FO-06")

@@ -360,6 +360,23 @@ def test_messages_of_a_group_are_listed_by_status_part_by_part(rig: StatusRig, c
 
 
 @pytest.mark.behaviour("SM-12")
+def test_a_broker_that_keeps_no_statuses_says_so_instead_of_listing_nothing(tmp_path: Path) -> None:
+    rig = StatusRig(tmp_path, message_status=False)
+    rig.create_topic()
+    client = rig.client()
+    client.heartbeat()
+    send(client, "a")
+    client.pull()
+    answer = client.ask(QUERY, {"consumerGroup": GROUP, "status": "CF"})
+    assert answer.code == 22
+    assert "--message-status" in str(answer.remark)
+    kept = {"topic": "kept", "readQueueNums": 1, "writeQueueNums": 1, "perm": 6, "topicFilterType": "SINGLE_TAG"}
+    assert client.ask(17, {**kept, "attributes": "+message.status=true"}).code == 0
+    assert listed(client, "CF") == []
+    rig.close()
+
+
+@pytest.mark.behaviour("SM-12")
 def test_a_run_longer_than_an_answer_goes_on_inside(client: StatusClient) -> None:
     ids = [f"{number}" for number in range(5)]
     send(client, *ids)

@@ -112,6 +112,16 @@ def test_files_that_the_map_of_java_names_exist() -> None:
     assert [name for name in sorted(files) if not (ROOT / "rocketmq_py" / name).is_file()] == []
 
 
+def test_names_in_modules_that_the_map_of_java_names_exist() -> None:
+    """Such as `pop_failures.POP_DELAY_LEVEL`: a name moves, and its row is forgotten."""
+    modules = {path.stem: path for path in (ROOT / "rocketmq_py").rglob("*.py")}
+    rows = re.findall(r"^\| `.+? \| (.+) \|$", _text(ROOT / "docs" / "internals" / "java-map.md"), re.MULTILINE)
+    told = [name for here in rows for name in re.findall(r"`([a-z_]+)\.([A-Za-z]\w+)", here) if name[1] != "py"]
+    named = [(module, name) for module, name in told if module in modules]
+    assert len(named) > 10
+    assert [each for each in named if not re.search(rf"\b{each[1]}\b", _text(modules[each[0]]))] == []
+
+
 def test_the_table_of_counters_names_every_counter() -> None:
     told = set(re.findall(r"^\| `([A-Z_]+)` \|", _text(ROOT / "docs" / "README.md"), re.MULTILINE))
     assert {event.name for event in Event} <= told
@@ -125,6 +135,14 @@ def test_the_map_of_files_names_every_module() -> None:
     assert [
         str(module) for module in modules if elsewhere.isdisjoint(module.parts) and f"`{module}`" not in map_of_files
     ] == []
+
+
+def test_the_page_on_the_broker_names_every_module_of_it() -> None:
+    page = _text(ROOT / "docs" / "internals" / "broker.md")
+    broker = ROOT / "rocketmq_py" / "broker"
+    as_a_whole = {"__init__.py", *(path.name for path in (broker / "store").glob("*_table.py"))}
+    modules = {path.name for path in broker.rglob("*.py")} - as_a_whole
+    assert sorted(name for name in modules if f"`{name}`" not in page and f"/{name}`" not in page) == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=_name)

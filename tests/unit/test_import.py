@@ -96,6 +96,14 @@ def test_what_type_checkers_see_is_what_is_imported() -> None:
     assert {*rocketmq_py.__all__} <= {*dir(rocketmq_py)}
 
 
+@pytest.mark.behaviour("IM-03")
+def test_modules_that_type_checkers_see_are_there_behind_a_bare_import() -> None:
+    """As ``except rocketmq_py.errors.BrokerError`` in a program whose only import is ``import rocketmq_py``."""
+    homes = sorted({getattr(rocketmq_py, name).__module__ for name in rocketmq_py.__all__})
+    for home in homes:
+        assert _loaded(f"import rocketmq_py; {home}") >= {home}
+
+
 LOADED = "import sys; {}; print(*sorted(name for name in sys.modules if name.startswith(('rocketmq_py.', 'grpc'))))"
 
 
