@@ -41,7 +41,7 @@ class Profile:
     store: Mapping[str, object]
 
 
-# What 5.5.0 does with processors while there is nothing to do: its timer wheel, 37 MB, is flushed every second (a third of
+# What 5.5.0 does while there is nothing to do: its timer wheel, 37 MB, is flushed every second (a third of
 # a core); until metrics of transactions are flushed for the first time a thread goes round without a pause; so does,
 # for good, the one that gathers the ends of transactions, when its interval has passed since the last one (the ends are
 # noted all the same: what is lost at a restart is only that a transaction was decided, and it is asked for again).
