@@ -445,8 +445,11 @@ class MessageStatusManager:
 
     def topics(self) -> list[str]:
         """All topics that are looked after, but those of copies: retried messages and dead letters."""
-        copies = names.RETRY_GROUP_TOPIC_PREFIX, names.DLQ_GROUP_TOPIC_PREFIX
-        return [topic for topic in self._topics.topics() if not topic.startswith(copies) and self.is_on(topic)]
+        return [
+            topic
+            for topic in self._topics.topics()
+            if not topic.startswith(names.GROUP_TOPIC_PREFIXES) and self.is_on(topic)
+        ]
 
     def tell(self, message: StoredMessage) -> tuple[Place, list[Told]] | None:
         """How a message stands for every group that has to do with it. Raises ``StoreError``."""

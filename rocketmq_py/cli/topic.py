@@ -78,7 +78,7 @@ def users_topics(admin: DefaultMQAdminExt) -> list[str]:
     """Topics that somebody made: not the system's, the groups' retry and dead-letter topics, nor names of brokers."""
     info = admin.examine_broker_cluster_info()
     others = {*info.cluster_addr_table, *info.broker_addr_table, *names.SYSTEM_TOPICS}
-    prefixes = (names.SYSTEM_TOPIC_PREFIX, names.RETRY_GROUP_TOPIC_PREFIX, names.DLQ_GROUP_TOPIC_PREFIX)
+    prefixes = (names.SYSTEM_TOPIC_PREFIX, *names.GROUP_TOPIC_PREFIXES)
     return [
         topic
         for topic in admin.fetch_all_topic_list()
@@ -205,7 +205,7 @@ def delete(topic: Topic, namesrv: AdminNameServers = None, yes: Yes = False, as_
 
 def _check_users(topic: str) -> None:
     names.check_topic(topic)
-    for prefix in (names.RETRY_GROUP_TOPIC_PREFIX, names.DLQ_GROUP_TOPIC_PREFIX):
+    for prefix in names.GROUP_TOPIC_PREFIXES:
         if topic.startswith(prefix):
             # Brokers take such a name, and then there is a topic of a group that perhaps is none.
             raise ConfigError(

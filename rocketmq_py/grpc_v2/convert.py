@@ -15,9 +15,16 @@ from rocketmq_py.errors import ConfigError, ProtocolError, RocketMQError
 from rocketmq_py.grpc_v2.bodies import check_digest, decoded, digest_of
 from rocketmq_py.grpc_v2.endpoints import Endpoints
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
-from rocketmq_py.model.codes import MessageSysFlag
 from rocketmq_py.model.delay_level import DEFAULT_DELAY_LEVELS, parse_delay_levels
-from rocketmq_py.model.message import RESERVED_PROPERTIES, MessageConst, MessageExt, MessageHead, PullBounds, pack_host
+from rocketmq_py.model.message import (
+    RESERVED_PROPERTIES,
+    MessageConst,
+    MessageExt,
+    MessageHead,
+    PullBounds,
+    pack_host,
+    v6_hosts,
+)
 from rocketmq_py.model.retry_policy import ConsumerTerms, ProducerTerms, RetryPolicy
 from rocketmq_py.model.subscription import SQL92, SubscriptionData
 
@@ -73,11 +80,6 @@ def received(message: pb.Message, topic: str, endpoints: Endpoints, broker_name:
     except RocketMQError as error:
         corrupted = error
     born_host, store_host = _packed(system.born_host), _packed(system.store_host)
-    sys_flag = 0
-    if len(born_host) != 8:
-        sys_flag |= MessageSysFlag.BORNHOST_V6
-    if len(store_host) != 8:
-        sys_flag |= MessageSysFlag.STOREHOST_V6
     result = ReceivedMessage.__new__(ReceivedMessage)
     result.body = body
     result.queue_offset = system.queue_offset
@@ -87,7 +89,8 @@ def received(message: pb.Message, topic: str, endpoints: Endpoints, broker_name:
     result._reconsume_times = attempt
     result._bounds = PullBounds(-1, -1, broker_name) if broker_name else None
     result._head = MessageHead(
-        0, 0, 0, system.queue_id, 0, system.queue_offset, 0, sys_flag, _ms(system.born_timestamp), born_host,
+        0, 0, 0, system.queue_id, 0, system.queue_offset, 0, v6_hosts(born_host, store_host),
+        _ms(system.born_timestamp), born_host,
         _ms(system.store_timestamp), store_host, attempt, 0,
     )  # fmt: skip
     result.receipt = system.receipt_handle

@@ -346,10 +346,7 @@ class MessageExt:
         self._reconsume_times = reconsume_times
         self._bounds = PullBounds(-1, -1, broker_name) if broker_name else None
         packed_born, packed_store = pack_host(born_host), pack_host(store_host)
-        if len(packed_born) != 8:
-            sys_flag |= MessageSysFlag.BORNHOST_V6
-        if len(packed_store) != 8:
-            sys_flag |= MessageSysFlag.STOREHOST_V6
+        sys_flag |= v6_hosts(packed_born, packed_store)
         self._head = MessageHead(
             store_size, 0, body_crc, queue_id, flag, queue_offset, commit_log_offset, sys_flag, born_timestamp,
             packed_born, store_timestamp, packed_store, reconsume_times, prepared_transaction_offset,
@@ -502,6 +499,13 @@ def format_properties(properties: Mapping[str, str]) -> str:
     """Write what ``parse_properties`` reads. Source: MessageDecoder.messageProperties2String."""
     return "".join(
         f"{name}{NAME_VALUE_SEPARATOR}{value}{PROPERTY_SEPARATOR}" for name, value in properties.items() if value
+    )
+
+
+def v6_hosts(born_host: bytes, store_host: bytes) -> int:
+    """The sys flag's bits of ``V6_HOSTS`` for these packed hosts."""
+    return (MessageSysFlag.BORNHOST_V6 if len(born_host) == 20 else 0) | (
+        MessageSysFlag.STOREHOST_V6 if len(store_host) == 20 else 0
     )
 
 

@@ -8,6 +8,8 @@ from rocketmq_py.errors import ConfigError
 
 RETRY_GROUP_TOPIC_PREFIX = "%RETRY%"
 DLQ_GROUP_TOPIC_PREFIX = "%DLQ%"
+GROUP_TOPIC_PREFIXES = RETRY_GROUP_TOPIC_PREFIX, DLQ_GROUP_TOPIC_PREFIX
+"""Of topics that belong to a group: its retried messages, its dead letters."""
 DEFAULT_CONSUMER_GROUP = "DEFAULT_CONSUMER"
 CLIENT_INNER_PRODUCER_GROUP = "CLIENT_INNER_PRODUCER"
 AUTO_CREATE_TOPIC_KEY_TOPIC = "TBW102"
@@ -70,7 +72,7 @@ def is_in_namespace(namespace: str, resource: str) -> bool:
 
 
 def _split_prefix(resource: str) -> tuple[str, str]:
-    for prefix in (RETRY_GROUP_TOPIC_PREFIX, DLQ_GROUP_TOPIC_PREFIX):
+    for prefix in GROUP_TOPIC_PREFIXES:
         if resource.startswith(prefix):
             return prefix, resource[len(prefix) :]
     return "", resource
@@ -128,7 +130,7 @@ def check_topic(topic: str) -> None:
     _check_text("a topic", topic)
     if not topic or not topic.strip():
         raise ConfigError("the specified topic is blank")
-    if len(topic) > TOPIC_MAX_LENGTH and not topic.startswith((RETRY_GROUP_TOPIC_PREFIX, DLQ_GROUP_TOPIC_PREFIX)):
+    if len(topic) > TOPIC_MAX_LENGTH and not topic.startswith(GROUP_TOPIC_PREFIXES):
         raise ConfigError(f"topic {topic[:40]!r}... is longer than topic max length {TOPIC_MAX_LENGTH}")
     if not _LEGAL.fullmatch(topic):
         raise ConfigError(f"the specified topic [{topic}] contains illegal characters, allowing only %|a-zA-Z0-9_-")

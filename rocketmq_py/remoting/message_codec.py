@@ -30,6 +30,7 @@ from rocketmq_py.model.message import (
     pack_host,
     parse_properties,
     unpack_host,
+    v6_hosts,
 )
 
 PROPERTIES_MAX_BYTES = 32_767
@@ -191,19 +192,17 @@ def encode_stored(head: MessageHead, topic: str, body: bytes, properties: str) -
         ConfigError: the properties are too long.
         struct.error: the topic is too long, or a number does not fit.
     """
-    v6 = (MessageSysFlag.BORNHOST_V6 if len(head.born_host) == 20 else 0) | (
-        MessageSysFlag.STOREHOST_V6 if len(head.store_host) == 20 else 0
-    )
+    v6 = v6_hosts(head.born_host, head.store_host)
     layout = HEAD_LAYOUTS[v6]
     raw_topic = topic.encode()
     is_v1 = len(raw_topic) <= _TOPIC_V1_MAX_BYTES
     topic_size = _BYTE.pack(len(raw_topic)) if is_v1 else _SHORT.pack(len(raw_topic))
-    tail = b"".join((body, topic_size, raw_topic, _packed_properties(properties)))
+    tail = b"".join((_BODY_SIZE.pack(len(body)), body, topic_size, raw_topic, _packed_properties(properties)))
     packed = layout.pack(
-        layout.size + _BODY_SIZE.size + len(tail), _MAGIC_V1 if is_v1 else _MAGIC_V2, crc32(body), *head[3:7],
+        layout.size + len(tail), _MAGIC_V1 if is_v1 else _MAGIC_V2, crc32(body), *head[3:7],
         head.sys_flag & ~V6_HOSTS | v6, *head[8:],
     )  # fmt: skip
-    return packed + _BODY_SIZE.pack(len(body)) + tail
+    return packed + tail
 
 
 def encode_batch(parts: Iterable[tuple[bytes, int, Mapping[str, str]]]) -> bytes:

@@ -314,18 +314,15 @@ class MessageSender:
 
     def recall_message(self, topic: str, recall_handle: str, timeout_ms: int) -> str:
         """See ``DefaultMQProducer.recall_message``. Source: DefaultMQProducerImpl.recallMessage."""
-        if topic.startswith((names.RETRY_GROUP_TOPIC_PREFIX, names.DLQ_GROUP_TOPIC_PREFIX)):
+        if topic.startswith(names.GROUP_TOPIC_PREFIXES):
             raise ConfigError(f"messages of {topic} cannot be recalled: it holds retries or dead letters")
         topic = self._config.with_namespace(topic)
         try:
             broker_name = RecallHandle.parse(recall_handle).broker_name
         except ProtocolError:
             raise ConfigError(f"{recall_handle!r:.100} is not the recall handle of a send's result") from None
-        address = self._master_of(broker_name)
-        if address is None:
-            self._refresh_route(topic)
-            # Any broker of the topic: it may be a proxy that has the broker behind it.
-            address = self._master_of(broker_name) or self._routes.random_broker_of(topic)
+        # Any broker of the topic: it may be a proxy that has the broker behind it.
+        address = self._found_master_of(broker_name, topic) or self._routes.random_broker_of(topic)
         if address is None:
             raise ConnectError(f"no broker of topic {topic} is known, nor {broker_name} of the recall handle")
         fields = {"producerGroup": self._group, "topic": topic, "recallHandle": recall_handle, "bname": broker_name}
@@ -342,6 +339,14 @@ class MessageSender:
     def _master_of(self, broker_name: str) -> str | None:
         broker = self._routes.find_broker(broker_name, only_this=True)
         return broker.address if broker is not None else None
+
+    def _found_master_of(self, broker_name: str, topic: str) -> str | None:
+        """``_master_of``; where it is not known, the topic's route is asked for first."""
+        address = self._master_of(broker_name)
+        if address is None:
+            self._refresh_route(topic)
+            address = self._master_of(broker_name)
+        return address
 
     def _answers(self, broker_name: str, address: str) -> bool:
         # Any answer will do; Java takes an error, such as "no such topic", for no answer.
@@ -387,10 +392,7 @@ class MessageSender:
         return self.faults.select_one_message_queue(sending.queues, sending.next_turn(), sending.failed_broker)
 
     def _address_of(self, queue: MessageQueue) -> str:
-        address = self._master_of(queue.broker_name)
-        if address is None:
-            self._refresh_route(self._config.with_namespace(queue.topic))
-            address = self._master_of(queue.broker_name)
+        address = self._found_master_of(queue.broker_name, self._config.with_namespace(queue.topic))
         if address is None:
             raise ConnectError(f"broker {queue.broker_name} of {queue} has no master now")
         return address

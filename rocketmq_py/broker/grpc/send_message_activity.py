@@ -220,7 +220,7 @@ def _queue(config: TopicConfig, properties: dict[str, str]) -> int:
 
 
 def _check_type(config: TopicConfig, properties: dict[str, str]) -> None:
-    if config.topicName.startswith((names.RETRY_GROUP_TOPIC_PREFIX, names.DLQ_GROUP_TOPIC_PREFIX)):
+    if config.topicName.startswith(names.GROUP_TOPIC_PREFIXES):
         return
     kind, accepted = message_type(properties), accepted_types(config)
     if kind not in accepted:
