@@ -29,7 +29,7 @@ from rocketmq_py.consumer.stats import Event
 from rocketmq_py.grpc_v2.convert import ReceivedMessage, received
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.results import Messages
-from tests.conformance.collector import Collector, eventually
+from tests.conformance.collector import Collector, Verdict, eventually
 from tests.grpc.conftest import StartConsumer
 from tests.grpc.relay import Relay
 from tests.grpc.server import OK, GrpcServer
@@ -81,6 +81,16 @@ def test_only_what_failed_of_a_request_is_acknowledged_again(server: GrpcServer,
         return len(set(server.acked())) == 40 and unsettled(consumer) == 0
 
     eventually(all_settled, 20, "all settled")
+
+
+def until(go: threading.Event, bound_s: float = 30) -> Verdict:
+    """A listener that succeeds once it may."""
+
+    def wait(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
+        go.wait(bound_s)
+        return SUCCESS
+
+    return wait
 
 
 def unsettled(consumer: DefaultMQPushConsumer) -> int:
@@ -188,13 +198,9 @@ def test_receiving_pauses_while_too_many_bytes_or_messages_are_cached(
 ) -> None:
     go = threading.Event()
 
-    def wait(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
-        go.wait(30)
-        return SUCCESS
-
     put(server, *[bytes([number]) * 300_000 for number in range(40)])
     server.terms.subscription.receive_batch_size = 2
-    collector = Collector(wait)
+    collector = Collector(until(go))
     consumer = start_consumer(collector, receive_loop_count=1, pull_threshold_size_for_queue=1)
     eventually(lambda: consumer.counters()[Event.FLOW_CONTROLLED] > 3, 10, "held back")
     assert unsettled(consumer) == 4
@@ -208,12 +214,8 @@ def test_receiving_pauses_while_too_many_bytes_or_messages_are_cached(
 def test_no_more_is_asked_for_than_there_is_room(server: GrpcServer, start_consumer: StartConsumer) -> None:
     go = threading.Event()
 
-    def wait(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
-        go.wait(30)
-        return SUCCESS
-
     put(server, *bodies(30))
-    collector = Collector(wait)
+    collector = Collector(until(go))
     consumer = start_consumer(collector, receive_loop_count=1, pull_threshold_for_queue=10, pull_batch_size=7)
     eventually(lambda: consumer.counters()[Event.FLOW_CONTROLLED] > 0, 10, "held back")
     assert [request.batch_size for request in server.requests("ReceiveMessage")] == [7, 3]
@@ -227,12 +229,8 @@ def test_what_could_not_be_consumed_before_the_end_is_given_back_and_counts_as_n
 ) -> None:
     go = threading.Event()
 
-    def wait(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
-        go.wait(0.5)
-        return SUCCESS
-
     put(server, *bodies(20))
-    collector = Collector(wait)
+    collector = Collector(until(go, 0.5))
     consumer = start_consumer(collector, consume_thread_min=2, await_termination_millis_when_shutdown=100)
     collector.wait_until(lambda: len(collector.deliveries) >= 2, 10, "the first two")
     consumer.shutdown()
@@ -596,16 +594,12 @@ def test_what_got_lost_in_a_silent_connection_is_given_again_once_nothing_else_i
 ) -> None:
     go = threading.Event()
 
-    def wait(msgs: Messages, context: ConsumeConcurrentlyContext) -> ConsumeConcurrentlyStatus:
-        go.wait(30)
-        return SUCCESS
-
     def told() -> list[str]:
         with server._changed:
             return [each.name for each in server.seen]
 
     with Relay(server.endpoints) as relay:
-        collector = Collector(wait)
+        collector = Collector(until(go))
         start_consumer(
             collector, endpoints=relay.endpoints, heartbeat_broker_interval=300, mq_client_api_timeout=300,
             await_termination_millis_when_shutdown=100,
