@@ -452,26 +452,28 @@ class MessageStatusManager:
         ]
 
     def tell(self, message: StoredMessage) -> tuple[Place, list[Told]] | None:
-        """How a message stands for every group that has to do with it. Raises ``StoreError``."""
+        """How a message stands, as it is stored, for every group that has to do with it. Raises ``StoreError``."""
         place = self._origin("", message)
         if place is None:
             return None
-        history: dict[str, list[HistoryRow]] = {}
-        for row in self._table.history(place.key, place.offset):
-            history.setdefault(row.consumer_group, []).append(row)
-        groups = {
-            *history,
-            *(group for group, key in self._runs if key == place.key),
-            *self._offsets.which_group_by_topic(place.key.topic),
-            *self._consumers.query_topic_consume_by_who(place.key.topic),
-        }
-        return place, [self._told(group, place, history.get(group, [])) for group in sorted(groups)]
+        key, offset = place
+        with self._table.snapshot():  # how it stands is where its last change led to
+            history: dict[str, list[HistoryRow]] = {}
+            for row in self._table.history(key, offset):
+                history.setdefault(row.consumer_group, []).append(row)
+            groups = {
+                *history,
+                *(group for group, queue in self._runs if queue == key),
+                *self._offsets.which_group_by_topic(key.topic),
+                *self._consumers.query_topic_consume_by_who(key.topic),
+            }
+            return place, [self._told(group, place, history.get(group, [])) for group in sorted(groups)]
 
     def _told(self, group: str, place: Place, history: Sequence[HistoryRow]) -> Told:
-        runs = self._runs.get((group, place.key)) or StatusRuns()
-        run = runs.at(place.offset)
+        row = self._table.of_message(group, *place)
+        status, attempt = (MessageStatus.WAIT_CONSUMER, 0) if row is None else (MessageStatus(row.status), row.attempt)
         passed = self._offsets.query_offset(group, place.key) > place.offset
-        return Told(group, run.status, run.attempt, passed, history)
+        return Told(group, status, attempt, passed, history)
 
     def since(self, group: str, key: QueueKey, offset: int) -> int:
         """When a message came to stand as it does, wall ms; 0 when that is not known. Raises ``StoreError``."""

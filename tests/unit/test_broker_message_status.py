@@ -330,6 +330,28 @@ def test_what_is_stored_survives_and_what_was_being_written_counts_as_broken(
     assert status(client, "a") == ("TCS", 2)
 
 
+@pytest.mark.behaviour("SM-15")
+def test_what_is_told_of_a_message_is_what_a_crash_leaves_whatever_happens_meanwhile(
+    rig: StatusRig, client: StatusClient
+) -> None:
+    send(client, "a")
+    client.holds = True
+    client.pull()
+    question = client.begin(QUERY, {"msgId": "a"})
+    client.tell(written=True)
+    rig.loop.run()
+    answer = client.answer(question)
+    assert answer is not None
+    rig.crash()
+    ((of_group,), (left,)) = (
+        [each for each in body_of(reply)["messages"][0]["groups"] if each["group"] == GROUP]
+        for reply in (answer, rig.client().ask(QUERY, {"msgId": "a"}))
+    )
+    assert of_group["status"] == "TCP"
+    assert left["history"][:-1] == of_group["history"] == [{"at": rig.clock.wall_ms(), "attempt": 1, "status": "TCP"}]
+    assert left["status"] == "TCF"
+
+
 @pytest.mark.behaviour("SM-12")
 def test_messages_of_a_group_are_listed_by_status_part_by_part(rig: StatusRig, client: StatusClient) -> None:
     rig.create_topic("second", queues=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from rocketmq_py.broker.store.database import Database, Write
@@ -96,6 +97,18 @@ class StatusTable:
             "ORDER BY topic, queue_id, first LIMIT ?",
             (group, status, *start, count),
         )
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """See ``Database.snapshot``."""
+        return self._database.snapshot()
+
+    def of_message(self, group: str, key: QueueKey, offset: int) -> StatusRow | None:
+        """The run that a message is in; None when it is in none."""
+        rows = self._statuses(
+            "WHERE consumer_group = ? AND topic = ? AND queue_id = ? AND first <= ? ORDER BY first DESC LIMIT 1",
+            (group, *key, offset),
+        )
+        return next((row for row in rows if row.end > offset), None)
 
     def _statuses(self, condition: str, values: tuple[str | int, ...]) -> list[StatusRow]:
         columns = "consumer_group, topic, queue_id, first, until, status, attempt"
