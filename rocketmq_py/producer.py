@@ -12,12 +12,13 @@ from rocketmq_py.model import names
 from rocketmq_py.model.compression import compress
 from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
 from rocketmq_py.model.life_cycle import StartedByWith
-from rocketmq_py.model.message import Message, MessageExt
+from rocketmq_py.model.message import Message, MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionHook, ProducerHooks, SendMessageHook
 from rocketmq_py.model.results import SendResult
 from rocketmq_py.model.send_callback import Callback, SendCallback, check_callback
 from rocketmq_py.model.settings import ProducerSettings
+from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.async_sender import AsyncSender, ChooseQueue
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.mq_fault_strategy import DETECTOR_PERIOD_MS
@@ -112,7 +113,9 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
     Source: DefaultMQProducer, DefaultMQProducerImpl.
     """
 
-    __slots__ = ("_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "_wire_group", "group")
+    __slots__ = (
+        "_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "_warnings", "_wire_group", "group",
+    )  # fmt: skip
 
     def __init__(self, producer_group: str, **settings: Unpack[ProducerSettings]) -> None:
         check_names(ProducerConfig, settings)
@@ -120,6 +123,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         self.group = self._wire_group = producer_group
         self._runtime: Runtime = ThreadRuntime()
         self._hooks = ProducerHooks()
+        self._warnings = RateLimitedLog(self._runtime.clock, _log)
         self._lock = Mutex()  # guards the three below, and the registration of hooks
         self._running: Running | GrpcProducerParts | None = None
         self._closed = False
@@ -516,12 +520,25 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         if queue is not None:
             _check_queue(queue, outgoing.topic, selector)
         if selector is None:
+            if queue is None:
+                self._warn_of_message_group([message] if isinstance(message, Message) else message)
             return outgoing, lambda: queue
         if not callable(selector):
             raise ConfigError(f"a selector is called with (queues, message, arg), {selector!r} cannot be called")
         if not isinstance(message, Message):
             raise ConfigError("a batch goes to one queue as a whole: give the selector a single message")
         return outgoing, lambda: _selected(remoting_sender, selector, message, arg)
+
+    def _warn_of_message_group(self, messages: Sequence[Message]) -> None:
+        """Java's remoting client ignores it, too: its queues take turns. Behaviour: PR-22."""
+        for message in messages:
+            if (message_group := message.properties.get(MessageConst.SHARDING_KEY)) is not None:
+                self._warnings.warning(
+                    "message group", "the message group %r of a message to topic %s keeps nothing in order: queues "
+                    "take turns with namesrv_addr. Give send a selector (or a queue), or the producer endpoints=",
+                    message_group, message.topic,
+                )  # fmt: skip
+                return
 
 
 def _check_queue(queue: object, topic: str, selector: Selector | None) -> None:

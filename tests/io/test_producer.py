@@ -375,3 +375,20 @@ def test_a_broker_that_comes_back_takes_messages_again(make_cluster: MakeCluster
         producer.send(message())
     cluster.brokers["broker-a"] = Server(cluster._handler("broker-a"), port=port)
     assert eventually(lambda: sends(producer), BOUND_S)
+
+
+@pytest.mark.behaviour("PR-22")
+def test_a_message_group_that_keeps_nothing_in_order_is_sent_with_a_warning_that_says_what_does(
+    make_cluster: MakeCluster, make_producer: MakeProducer, caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = make_producer(make_cluster())
+    grouped = Message(TOPIC, b"body", message_group="order-7")
+    producer.send(grouped, selector=lambda queues, message, arg: queues[0])
+    producer.send(grouped, queue=producer.fetch_publish_message_queues(TOPIC)[0])
+    producer.send(message())
+    assert "order-7" not in caplog.text
+    producer.send(grouped)
+    producer.send([message(), grouped])
+    (line,) = (record.getMessage() for record in caplog.records if "order-7" in record.getMessage())
+    assert "selector" in line
+    assert "endpoints" in line
