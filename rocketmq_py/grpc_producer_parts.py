@@ -28,6 +28,8 @@ class GrpcProducerParts:
             raise ConfigError("endpoints: hooks of sends are not offered on the gRPC wire")
         if config.enable_msg_trace:
             raise ConfigError("endpoints: enable_msg_trace is not offered on the gRPC wire")
+        if config.unit_mode:
+            raise ConfigError("endpoints: unit_mode cannot work on the gRPC wire: it tells no server of the mark")
         topics = [config.with_namespace(topic) for topic in config.topics]
         self.role = ProducerRole(Endpoints.parse(config.endpoints), config, topics, check)
         self.client = GrpcClient(config, self.role, runtime)
