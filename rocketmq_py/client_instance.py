@@ -324,6 +324,14 @@ class MQClientInstance:
                 return address, route
         raise ConnectError(f"no name server can be reached, check namesrv_addr: {'; '.join(failures)}")
 
+    def await_next_try(self, topic: str, timeout_ms: int) -> int:
+        """Wait, on a thread of the user's, while a send to a topic would fail without a try; the ms waited.
+
+        That is: while name servers, or if its route is known all its brokers, could not be reached a moment ago.
+        """
+        masters = self.routes.masters_of(topic)
+        return self._remoting.await_next_try(self._name_servers if masters is None else masters, timeout_ms)
+
     def _note_proxy(self, answered: str, route: TopicRouteData) -> None:
         connection = self._remoting.connection(answered)
         own = {answered, connection.peer if connection else answered}

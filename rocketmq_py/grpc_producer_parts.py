@@ -49,6 +49,10 @@ class GrpcProducerParts:
     def note_published(self, topic: str) -> None:
         """The sender tells servers itself."""
 
+    def await_next_try(self, topic: str, timeout_ms: int) -> int:
+        """Nothing is awaited: grpcio has no such moments in which nobody tries."""
+        return 0
+
     def shutdown(self) -> None:
         """End what runs here."""
         self.async_sender.shutdown()

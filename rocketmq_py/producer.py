@@ -69,6 +69,10 @@ class Running:
         """A topic, under its full name, is sent to."""
         self.client.note_published_topic(self._group, topic)
 
+    def await_next_try(self, topic: str, timeout_ms: int) -> int:
+        """See ``MQClientInstance.await_next_try``; a topic under its full name."""
+        return self.client.await_next_try(topic, timeout_ms)
+
     def shutdown(self) -> None:
         """End what runs here, and leave."""
         self.async_sender.shutdown()
@@ -233,6 +237,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         running = self._started()
         timeout_ms = self._timeout(timeout_ms)
         outgoing, choose_queue = self._prepared(running, message, selector, arg, queue)
+        timeout_ms -= running.await_next_try(self.with_namespace(outgoing.topic), timeout_ms)
         retries = 0 if selector or queue else self.retry_times_when_send_failed
         return running.sender.send(outgoing, timeout_ms, retries=retries, queue=choose_queue())
 
@@ -296,7 +301,9 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         """
         running = self._started()
         outgoing, choose_queue = self._prepared(running, message, selector, arg, queue)
-        running.sender.send_oneway(outgoing, self.send_msg_timeout, queue=choose_queue())
+        timeout_ms = self.send_msg_timeout
+        timeout_ms -= running.await_next_try(self.with_namespace(outgoing.topic), timeout_ms)
+        running.sender.send_oneway(outgoing, timeout_ms, queue=choose_queue())
 
     def request(
         self, message: Message, timeout_ms: int, *, selector: Selector | None = None, arg: Any = None
@@ -386,6 +393,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
             raise ConfigError(f"a request is one Message, not {type(message).__name__}")
         deadline_ms = self._runtime.clock.monotonic_ms() + timeout_ms
         outgoing, choose_queue = self._prepared(running, message, selector, arg)
+        running.await_next_try(self.with_namespace(message.topic), timeout_ms)
         self._announce(running, message.topic)
         left_ms = deadline_ms - self._runtime.clock.monotonic_ms()
         if left_ms <= 0:
