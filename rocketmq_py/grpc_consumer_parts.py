@@ -338,6 +338,7 @@ def check_grpc_consumer(config: ConsumerConfig) -> None:
         ("offset_store", "the server keeps the offsets"),
         ("message_queue_listener", "members have no queues of their own"),
         ("rpc_hook", "there are no remoting commands"),
+        ("namespace_v2", "remoting requests name it"),
     ):
         if getattr(config, name) is not None:
             raise ConfigError(f"endpoints: {name} cannot work on the gRPC wire: {why}")

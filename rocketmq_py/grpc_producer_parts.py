@@ -24,6 +24,8 @@ class GrpcProducerParts:
     def __init__(self, config: ProducerConfig, hooks: ProducerHooks, runtime: Runtime, check: Check | None) -> None:
         if config.rpc_hook is not None:
             raise ConfigError("endpoints: rpc_hook cannot work on the gRPC wire: there are no remoting commands")
+        if config.namespace_v2 is not None:
+            raise ConfigError("endpoints: namespace_v2 cannot work on the gRPC wire: remoting requests name it")
         if hooks.send_message or hooks.check_forbidden:
             raise ConfigError("endpoints: hooks of sends are not offered on the gRPC wire")
         if config.enable_msg_trace:
