@@ -24,7 +24,7 @@ _RUNNABLE = re.compile(r"^```python\n(# runnable\n.*?)^```$", re.MULTILINE | re.
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[(?P<text>[^\]\[]*)\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
-_SETTING = re.compile(r"^\| `(?P<name>[a-z_]+)` \| (?P<default>[^|]+) \|", re.MULTILINE)
+_SETTING = re.compile(r"^\| `(?P<name>[a-z_0-9]+)` \| (?P<default>[^|]+) \|", re.MULTILINE)
 
 
 def _text(path: Path) -> str:
