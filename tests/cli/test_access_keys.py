@@ -33,4 +33,5 @@ def test_commands_sign_by_the_keys_of_the_environment(tmp_path: Path, monkeypatc
         assert run("topic", "create", "orders", "--attribute", "message.status=true") == 0
         assert run("send", "--topic", "orders", "--count", "2") == 0
         assert run("offset", "show", "--group", "billing", "--topic", "orders") == 0
+        assert run("group", "create", "billing") == 0
         assert run("status", "--group", "billing", "--state", "CS") == 0
