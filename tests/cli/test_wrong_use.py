@@ -24,6 +24,12 @@ from rocketmq_py.cli.options import confirm, errors_as_messages
         (["topic", "create", "%RETRY%g"], "would be a topic of the group g: brokers make such a topic when"),
         (["topic", "create", "%DLQ%g"], "would be a topic of the group g: brokers make such a topic when"),
         (["topic", "create", "t", "--type", "KIND"], "'NORMAL', 'FIFO', 'DELAY', 'TRANSACTION', 'PRIORITY', 'MIXED'"),
+        (["topic", "create", "t", "--attribute", "message.status"], "is not NAME=VALUE, such as message.status=true"),
+        (["topic", "create", "t", "--attribute", "a=b,+c=d"], "is not NAME=VALUE"),
+        (
+            ["topic", "update", "t", "--type", "FIFO", "--attribute", "message.type=DELAY"],
+            "message.type is given twice",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_clear_words(
