@@ -454,7 +454,7 @@ def query(client: Client, key: str, topic: str = TOPIC, *, begin: int = 0, end: 
 
 
 @pytest.mark.behaviour("AB-14")
-def test_messages_are_found_by_every_key_and_by_their_producers_id_the_newest_first(rig: Rig, client: Client) -> None:
+def test_messages_are_found_by_every_key_and_by_their_producers_id_the_oldest_first(rig: Rig, client: Client) -> None:
     rig.create_topic("other")
     moments = []
     for number in range(3):
@@ -466,8 +466,8 @@ def test_messages_are_found_by_every_key_and_by_their_producers_id_the_newest_fi
     rig.reopen()
     assert query(client, "k1") == ["1"]
     assert query(client, "ID2", _UNIQUE_KEY_QUERY="true") == ["2"]
-    assert query(client, "both") == ["2", "1", "0"]
-    assert query(client, "both", maxNum=2) == ["2", "1"]
+    assert query(client, "both") == ["0", "1", "2"]
+    assert query(client, "both", maxNum=2) == ["1", "2"]
     assert query(client, "both", maxNum=0) == []
     assert query(client, "both", begin=moments[1], end=moments[1]) == ["1"]
     assert query(client, "both", "other") == ["elsewhere"]
@@ -484,7 +484,7 @@ def test_of_many_messages_with_a_key_the_newest_are_found_over_all_buckets(rig: 
         assert client.ask(320, {
             "a": "p", "b": TOPIC, "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "i": "", "m": "true",
         }, parts).code == 0  # fmt: skip
-    assert query(client, "all", maxNum=100) == [str(number) for number in range(4_999, 4_999 - 64, -1)]
+    assert query(client, "all", maxNum=100) == [str(number) for number in range(5_000 - 64, 5_000)]
     assert len(query(client, "all", _UNIQUE_KEY_QUERY="true")) == 32
 
 
