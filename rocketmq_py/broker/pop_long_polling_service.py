@@ -40,6 +40,12 @@ EXPIRES_EARLY_MS = 50
 SWEEP_INTERVAL_MS = 20
 """How exactly time is kept. Source: PopLongPollingService.run."""
 
+SWEEP_MAX_COUNT = 1_000
+"""Requests whose time is found to be over in one go."""
+
+WOKEN_MAX_COUNT = 4
+"""Requests that are carried out in one go, then others get their turn: a pop looks into all queues of a topic."""
+
 ALL_QUEUES = -1
 
 
@@ -84,10 +90,12 @@ class PopLongPollingService:
         # By when they end, monotonic ms, and a number: all of them, and those of each key.
         self._waiters: SortedDict[tuple[int, int], _Waiter] = SortedDict()
         self._by_key: dict[PollingKey, SortedDict[tuple[int, int], _Waiter]] = {}
-        self._by_owner: dict[object, dict[tuple[int, int], _Waiter]] = {}
+        self._by_owner: dict[object, dict[tuple[int, int], _Waiter]] = {}  # also of those that are woken
+        self._woken: dict[tuple[int, int], _Waiter] = {}  # in turn
         self._groups: dict[str, dict[str, int]] = {}  # by topic, how many of each group wait
         self._bytes = 0
         self._sweeping = False
+        self._running = False
 
     def polling(
         self,
@@ -113,7 +121,7 @@ class PopLongPollingService:
         if poll_ms <= 0:
             return PollingResult.NOT_POLLING
         size += WAITER_BYTES
-        if len(self._waiters) >= MAX_POP_POLLING_SIZE or self._bytes + size > POLLING_MAX_BYTES:
+        if len(self._waiters) + len(self._woken) >= MAX_POP_POLLING_SIZE or self._bytes + size > POLLING_MAX_BYTES:
             return PollingResult.POLLING_FULL
         left_ms = born_ms + poll_ms - EXPIRES_EARLY_MS - self._clock.wall_ms()
         if left_ms < 0:
@@ -164,31 +172,53 @@ class PopLongPollingService:
     def channel_closed(self, owner: object) -> None:
         """Forget what somebody waits for who is gone."""
         for place, waiter in list(self._by_owner.get(owner, {}).items()):
-            self._remove(place, waiter)
+            if place not in self._woken:
+                self._remove(place, waiter)
+            self._forget(place, waiter)
 
     def _sweep(self) -> None:
         now_ms = self._clock.monotonic_ms()
-        while self._waiters and self._waiters.peekitem(0)[0][0] < now_ms:
-            self._wake(*self._waiters.peekitem(0))
+        over = self._waiters.irange(maximum=(now_ms,), inclusive=(True, False))
+        for place in list(itertools.islice(over, SWEEP_MAX_COUNT)):
+            self._wake(place, self._waiters[place])
         self._sweeping = bool(self._waiters)
         if self._sweeping:
             self._loop.call_later(SWEEP_INTERVAL_MS, self._sweep)
 
     def _wake(self, place: tuple[int, int], waiter: _Waiter) -> None:
         self._remove(place, waiter)
-        # Not now: whoever is woken may find something and wake the next.
-        self._loop.call_soon(waiter.wake)
+        self._woken[place] = waiter
+        if not self._running:
+            # Not now: whoever is woken may find something and wake the next.
+            self._running = True
+            self._loop.call_soon(self._run_woken)
+
+    def _run_woken(self) -> None:
+        """Carry out some requests, and the others when others had their turn."""
+        try:
+            for place, waiter in list(itertools.islice(self._woken.items(), WOKEN_MAX_COUNT)):
+                if place in self._woken:  # else its owner is gone
+                    self._forget(place, waiter)
+                    waiter.wake()
+        finally:
+            self._running = bool(self._woken)
+            if self._running:
+                self._loop.call_soon(self._run_woken)
 
     def _remove(self, place: tuple[int, int], waiter: _Waiter) -> None:
+        """Have nobody find it any more; it counts until it is forgotten, too."""
         key = waiter.key
         del self._waiters[place]
-        self._bytes -= waiter.size
         _drop(self._by_key, key, place)
-        _drop(self._by_owner, waiter.owner, place)
         groups = self._groups[key.topic]
         groups[key.group] -= 1
         if not groups[key.group]:
             _drop(self._groups, key.topic, key.group)
+
+    def _forget(self, place: tuple[int, int], waiter: _Waiter) -> None:
+        self._woken.pop(place, None)
+        self._bytes -= waiter.size
+        _drop(self._by_owner, waiter.owner, place)
 
 
 def _drop(table: dict, key: object, item: object) -> None:  # type: ignore[type-arg] # of dicts, of any kind

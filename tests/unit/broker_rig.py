@@ -65,6 +65,13 @@ class ManualLoop:
         while self._jobs:
             self._jobs.popleft()()
 
+    def turn(self) -> int:
+        """Run what is to be run now, not what follows from it; how many jobs that were."""
+        count = len(self._jobs)
+        for _ in range(count):
+            self._jobs.popleft()()
+        return count
+
     def advance(self, ms: int) -> None:
         """Let time pass, timer by timer."""
         end = self._clock.monotonic_ms() + ms

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from rocketmq_py.broker import pop_consumer_service, pop_long_polling_service
-from rocketmq_py.broker.pop_long_polling_service import POP_POLLING_SIZE
+from rocketmq_py.broker.pop_long_polling_service import POP_POLLING_SIZE, WOKEN_MAX_COUNT
 from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message import MessageExt
@@ -508,6 +508,30 @@ def test_too_many_that_wait_are_told_so_and_those_that_hang_up_make_room(rig: Ri
     rig.loop.run()
     assert other.answer(asked) is not None
     assert [each for each in client.written if each.is_response] == []
+
+
+@pytest.mark.behaviour("EB-22")
+def test_pops_that_are_over_together_are_answered_some_at_a_time_and_each_once(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = rig.client()
+    opaques = [client.begin(POP, pop_fields(pollTime=1_000)) for _ in range(30)]
+    for _ in range(30):
+        gone.begin(POP, pop_fields(pollTime=1_000))
+    answered: list[int] = []
+
+    def run() -> None:
+        while rig.loop.turn():
+            answered.append(len(client.written) + len(gone.written) - sum(answered))
+            if len(client.written) == len(opaques):
+                rig.controller.on_close(gone)
+
+    rig.loop.run()
+    monkeypatch.setattr(rig.loop, "run", run)
+    rig.loop.advance(1_000)
+    assert max(answered) == WOKEN_MAX_COUNT
+    assert sorted(each.opaque for each in client.written) == opaques
+    assert len(gone.written) < WOKEN_MAX_COUNT  # those behind are forgotten
 
 
 @pytest.mark.behaviour("EP-13")

@@ -261,6 +261,56 @@ def test_every_held_pull_of_a_queue_is_answered_once(rig: Rig, client: Client) -
         assert len([each for each in client.written if each.is_response and each.opaque == opaque]) == 1
 
 
+@pytest.mark.behaviour("EB-22")
+def test_held_pulls_are_answered_some_at_a_time_and_each_once(rig: Rig, client: Client) -> None:
+    opaques = [client.begin(11, client.pull_fields(0, sysFlag=SUSPEND)) for _ in range(100)]
+    before = len(client.written)
+    rig.client().begin(310, {"b": TOPIC, "e": 0, "i": ""}, b"new")
+    answered: list[int] = []
+    while rig.loop.turn():
+        answered.append(len(client.written) - before - sum(answered))
+    assert 0 < max(answered) <= 16
+    assert sorted(each.opaque for each in client.written[before:]) == opaques
+
+
+@pytest.mark.behaviour("EB-22")
+def test_held_pulls_that_want_none_of_many_new_messages_are_looked_at_some_at_a_time(rig: Rig) -> None:
+    clients = [rig.client() for _ in range(2)]
+    for client in clients:
+        for _ in range(40):
+            client.begin(
+                11,
+                client.pull_fields(0, expressionType="SQL92", sysFlag=SUSPEND | SUBSCRIPTION, subscription="a = '1'"),
+            )
+        wanted = client.begin(
+            11, client.pull_fields(0, expressionType="SQL92", sysFlag=SUSPEND | SUBSCRIPTION, subscription="a = '2'")
+        )
+    rig.client().begin(310, {"b": TOPIC, "e": 0, "i": "a\x012\x02"}, b"new")
+    turns = 0
+    while rig.loop.turn():
+        turns += 1
+    assert turns > 80 * 16 // 256
+    assert [len(client.written) for client in clients] == [1, 1]
+    assert clients[1].written[0].opaque == wanted
+
+
+@pytest.mark.behaviour("EB-22")
+def test_what_comes_while_pulls_are_looked_at_is_looked_at_next(rig: Rig, client: Client) -> None:
+    client.heartbeat(topic="A")
+    for _ in range(600):
+        client.begin(11, client.pull_fields(0, sysFlag=SUSPEND))
+    before = len(client.written)
+    sender = rig.client()
+    sender.begin(310, {"b": TOPIC, "e": 0, "i": "TAGS\x01B\x02"}, b"b")
+    for _ in range(3):  # its commit, and the first of the pulls
+        rig.loop.turn()
+    sender.begin(310, {"b": TOPIC, "e": 0, "i": "TAGS\x01A\x02"}, b"a")
+    rig.loop.run()
+    answers = client.written[before:]
+    assert len(answers) == 600
+    assert {(each.code, each.ext_fields["nextBeginOffset"]) for each in answers} == {(0, "2")}
+
+
 @pytest.mark.behaviour("EB-06")
 def test_without_the_wish_to_wait_nothing_is_held(client: Client) -> None:
     assert client.pull(0).code == 19
