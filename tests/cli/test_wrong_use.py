@@ -58,3 +58,12 @@ def test_a_question_that_nobody_answers_says_what_to_give() -> None:
     assert CliRunner().invoke(asking, [], input="n\n").exit_code == 1
     assert "deleted" in CliRunner().invoke(asking, [], input="y\n").output
     assert "deleted" in CliRunner().invoke(asking, ["--yes"]).output
+
+
+@pytest.mark.behaviour("AC-11")
+def test_the_help_of_a_broker_tells_whole_names_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = CliRunner().invoke(app, ["broker", "--help"]).output
+    for name in ("--transaction-time-out", "--transaction-check-interval", "--transaction-check-max", "--grpc-port"):
+        assert f"{name} " in told
+    assert "…" not in told
