@@ -74,7 +74,7 @@ def test_a_message_without_an_id_gets_one(client: Client) -> None:
     assert len(got.msg_id) == 32
 
 
-@pytest.mark.behaviour("EB-22")
+@pytest.mark.behaviour("EB-23")
 @pytest.mark.parametrize(
     ("priority", "queue_id"),
     [
@@ -97,7 +97,7 @@ def test_a_priority_is_the_number_of_the_queue_whichever_its_sender_chose(
     assert got.get_property("_SYS_MSG_PRIORITY_") == priority
 
 
-@pytest.mark.behaviour("EB-22")
+@pytest.mark.behaviour("EB-23")
 def test_the_priority_of_a_message_of_another_kind_is_forgotten(rig: Rig, client: Client) -> None:
     client.send(properties={"_SYS_MSG_PRIORITY_": "1", "__SHARDINGKEY": "group"})
     (got,) = stored(client)
