@@ -157,23 +157,21 @@ class _Edge:
         Raises:
             GrpcProxyError: it did not come as a whole.
         """
-        async with self._reads.turn(call_context.peer()):
-            try:
-                async with asyncio.timeout(READ_TIMEOUT_S):
-                    return await call_context.read()
-            except TimeoutError:
-                raise GrpcProxyError(pb.REQUEST_TIMEOUT, "the first command did not come as a whole") from None
+        try:
+            async with self._reads.turn(call_context.peer(), READ_TIMEOUT_S):
+                return await call_context.read()
+        except TimeoutError:
+            raise GrpcProxyError(pb.REQUEST_TIMEOUT, "the first command did not come as a whole") from None
 
     async def _read(self, call_context: Any) -> Any:
         """The request of a call that has one."""
-        async with self._reads.turn(call_context.peer()):
-            try:
-                async with asyncio.timeout(READ_TIMEOUT_S):
-                    request = await call_context.read()
-            except TimeoutError:
-                await call_context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come as a whole")
-            except DecodeError as error:  # gRPC would log each with its stack: a peer could fill the disk
-                await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        try:
+            async with self._reads.turn(call_context.peer(), READ_TIMEOUT_S):
+                request = await call_context.read()
+        except TimeoutError:
+            await call_context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come as a whole")
+        except DecodeError as error:  # gRPC would log each with its stack: a peer could fill the disk
+            await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if request is grpc.aio.EOF:
             await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is no request")
         return request
