@@ -101,10 +101,13 @@ def _group(told: Mapping[Any, Any]) -> SubscriptionGroupConfig:
 
 
 def encode_subscription_group(config: SubscriptionGroupConfig) -> bytes:
-    """Body of UPDATE_AND_CREATE_SUBSCRIPTIONGROUP."""
-    return fastjson.dumps(
-        {**config.others, **{key: getattr(config, name) for key, name in _GROUP_FIELDS.items()}},
-    )
+    """Body of UPDATE_AND_CREATE_SUBSCRIPTIONGROUP. Attributes that have no sign are set: brokers tell them without."""
+    others = dict(config.others)
+    if isinstance(attributes := others.get("attributes"), dict):
+        others["attributes"] = {
+            key if key.startswith(("+", "-")) else f"+{key}": value for key, value in attributes.items()
+        }
+    return fastjson.dumps({**others, **{key: getattr(config, name) for key, name in _GROUP_FIELDS.items()}})
 
 
 def parse_topic_stats(body: bytes) -> dict[MessageQueue, TopicOffset]:

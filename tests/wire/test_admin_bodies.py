@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -58,6 +59,12 @@ def test_a_group_that_is_written_back_keeps_the_fields_that_nobody_here_knows() 
         b'{"subscriptionGroupTable":{"g":' + admin_bodies.encode_subscription_group(group) + b"}}"
     )
     assert again == {"g": group}
+
+
+def test_the_attributes_of_a_group_are_written_with_signs_and_told_without() -> None:
+    others = {"attributes": {"priority.factor": "5", "-lite.bind.topic": "", "+lite.sub.model": "Shared"}}
+    written = json.loads(admin_bodies.encode_subscription_group(SubscriptionGroupConfig("g", others=others)))
+    assert written["attributes"] == {"+priority.factor": "5", "-lite.bind.topic": "", "+lite.sub.model": "Shared"}
 
 
 def test_a_new_group_is_written_with_the_defaults_of_java() -> None:
