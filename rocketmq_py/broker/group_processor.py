@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from rocketmq_py.broker import topic_attributes
 from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, required, success, when_all
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
@@ -45,16 +46,31 @@ class GroupProcessor:
 
     def update_and_create_subscription_group(self, channel: Channel, request: RemotingCommand) -> None:
         """Create or change a group; answered once it is stored. Behaviour: AB-07."""
-        config = _checked(bodies.parse_config(request.body, SubscriptionGroupConfig))
+        config = self._checked(bodies.parse_config(request.body, SubscriptionGroupConfig))
         self._topics.put_group(config, answer_when_stored(channel, request, success(request)))
 
     def update_and_create_subscription_group_list(self, channel: Channel, request: RemotingCommand) -> None:
         """Create or change groups, all or none of them; answered once they are stored. Behaviour: AB-07."""
         told = bodies.parse_config_list(request.body, "groupConfigList", SubscriptionGroupConfig)
-        configs = [_checked(fields) for fields in told]
+        configs = [self._checked(fields) for fields in told]
         stored = when_all(len(configs), answer_when_stored(channel, request, success(request)))
         for config in configs:
             self._topics.put_group(config, stored)
+
+    def _checked(self, fields: dict[str, Any]) -> SubscriptionGroupConfig:
+        if "groupName" not in fields:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, "The specified group is blank.")
+        config = SubscriptionGroupConfig(**fields)
+        try:
+            names.check_group(config.groupName)
+        except ConfigError as error:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, str(error)) from None
+        if not 0 <= config.retryQueueNums <= QUEUES_MAX:
+            raise BrokerError(ResponseCode.INVALID_PARAMETER, f"retryQueueNums is {config.retryQueueNums}")
+        known = self._topics.group(config.groupName)
+        current = None if known is None else known.attributes
+        modification = topic_attributes.modification_of(config.attributes)
+        return replace(config, attributes=topic_attributes.altered(current, modification, topic_attributes.OF_GROUPS))
 
     def delete_subscription_group(self, channel: Channel, request: RemotingCommand) -> None:
         """Forget a group, and what it has committed if that is asked for. Behaviour: AB-08."""
@@ -83,16 +99,3 @@ class GroupProcessor:
             "subscriptionGroupTable": {name: asdict(config) for name, config in table.items()},
         }
         return success(request, {"totalGroupNum": len(table)}, fastjson.dumps(body))
-
-
-def _checked(fields: dict[str, Any]) -> SubscriptionGroupConfig:
-    if "groupName" not in fields:
-        raise BrokerError(ResponseCode.INVALID_PARAMETER, "The specified group is blank.")
-    config = SubscriptionGroupConfig(**fields)
-    try:
-        names.check_group(config.groupName)
-    except ConfigError as error:
-        raise BrokerError(ResponseCode.INVALID_PARAMETER, str(error)) from None
-    if not 0 <= config.retryQueueNums <= QUEUES_MAX:
-        raise BrokerError(ResponseCode.INVALID_PARAMETER, f"retryQueueNums is {config.retryQueueNums}")
-    return config

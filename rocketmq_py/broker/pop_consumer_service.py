@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +37,7 @@ from rocketmq_py.broker.message_filter import MessageFilter
 from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.store import QueueKey, Write
 from rocketmq_py.broker.store.pop_table import LeaseRow, PopTable, delete_leases, put_leases
-from rocketmq_py.broker.topic_attributes import MESSAGE_TYPE
+from rocketmq_py.broker.topic_attributes import MESSAGE_TYPE, PRIORITY_FACTOR
 from rocketmq_py.broker.topic_config import TopicConfigManager
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError, StoreError
@@ -326,9 +327,16 @@ class PopConsumerService:
             return [QueueKey(call.topic, call.queue_id)]
         config = self._topics.topic(call.topic)
         count = 0 if config is None else config.readQueueNums
-        if config is not None and config.attributes.get(MESSAGE_TYPE) == "PRIORITY":  # a queue's number is its priority
+        if config is not None and config.attributes.get(MESSAGE_TYPE) == "PRIORITY" and self._looks_at_priority(call):
+            # A queue's number is its priority.
             return [QueueKey(call.topic, queue_id) for queue_id in reversed(range(count))]
         return [QueueKey(call.topic, (number + index) % count) for index in range(count)]
+
+    def _looks_at_priority(self, call: PopCall) -> bool:
+        """Source: PopMessageProcessor, SubscriptionGroupConfig.getPriorityFactor."""
+        group = self._topics.group(call.group)
+        factor = 100 if group is None else int(group.attributes.get(PRIORITY_FACTOR, 100))
+        return not call.order and random.randrange(100) < factor
 
     def retry_topics(self, group: str, topic: str) -> list[str]:
         """Existing topics through which a group's messages of a topic come back."""

@@ -76,7 +76,7 @@ class TopicProcessor:
         configs = []
         for fields in bodies.parse_config_list(request.body, "topicConfigList", TopicConfig):
             told = TopicConfig(**{"topicName": "", **fields})
-            configs.append(self._checked(told, ",".join(map(_modification, told.attributes.items()))))
+            configs.append(self._checked(told, topic_attributes.modification_of(told.attributes)))
         stored = when_all(len(configs), answer_when_stored(channel, request, success(request)))
         for config in configs:
             self._topics.put_topic(config, stored)
@@ -158,9 +158,3 @@ class TopicProcessor:
     def get_system_topic_list(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
         """Name the topics that are not the users'."""
         return success(request, body=fastjson.dumps({"topicList": sorted(SYSTEM_TOPICS)}))
-
-
-def _modification(attribute: tuple[str, str]) -> str:
-    """``+key=value`` or ``-key``; in a list of topics the sign is part of the key."""
-    key, value = attribute
-    return f"{key}={value}" if key.startswith("+") else key

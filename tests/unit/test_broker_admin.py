@@ -163,7 +163,9 @@ def test_a_topic_deleted_and_made_again_while_a_message_is_being_written_loses_a
     client.begin(310, fields, b"being written")
     rig.loop.run()
     client.begin(215, {"topic": TOPIC})
-    client.begin(17, {"topic": TOPIC, "readQueueNums": 1, "writeQueueNums": 1, "perm": 6, "topicFilterType": "S"})
+    client.begin(
+        17, {"topic": TOPIC, "readQueueNums": 1, "writeQueueNums": 1, "perm": 6, "topicFilterType": "SINGLE_TAG"}
+    )
     again = client.begin(310, fields, b"again")
     rig.loop.end_commit()
     rig.loop.end_commit()
@@ -205,14 +207,14 @@ def test_the_state_of_a_topic_tells_bounds_and_the_moment_of_the_last_message(ri
 
 @pytest.mark.behaviour("AB-07")
 def test_a_group_is_described_as_it_was_made_with_upstreams_defaults(rig: Rig, client: Client) -> None:
-    assert make_group(client, retryMaxTimes=3, attributes={"a": "b"}, unheardOf=1).code == 0
+    assert make_group(client, retryMaxTimes=3, attributes={"+priority.factor": "7"}, unheardOf=1).code == 0
     rig.reopen()
     expected = {
         "groupName": GROUP, "consumeEnable": True, "consumeFromMinEnable": True, "consumeBroadcastEnable": True,
         "consumeMessageOrderly": False, "retryQueueNums": 1, "retryMaxTimes": 3,
         "groupRetryPolicy": {"type": "CUSTOMIZED"}, "brokerId": 0, "whichBrokerWhenConsumeSlowly": 1,
         "notifyConsumerIdsChangedEnable": True, "groupSysFlag": 0, "consumeTimeoutMinute": 15,
-        "attributes": {"a": "b"},
+        "attributes": {"priority.factor": "7"},
     }  # fmt: skip
     assert body_of(client.ask(352, {"group": GROUP})) == expected
     every = client.ask(201)
@@ -230,6 +232,26 @@ def test_groups_are_made_by_the_list_and_none_when_one_is_wrong(client: Client) 
     assert body_of(client.ask(201))["subscriptionGroupTable"] == {}
     assert client.ask(225, body=json.dumps({"groupConfigList": listed}).encode()).code == 0
     assert list(body_of(client.ask(201))["subscriptionGroupTable"]) == ["one", "two"]
+
+
+@pytest.mark.behaviour("AB-27")
+def test_attributes_of_a_group_are_changed_one_by_one_and_those_that_are_not_named_stay(client: Client) -> None:
+    def attributes(**more: str) -> tuple[int, object]:
+        answer = make_group(client, attributes=more) if more else make_group(client)
+        return answer.code, body_of(client.ask(352, {"group": GROUP}))["attributes"]
+
+    assert attributes(**{"+priority.factor": "0"}) == (0, {"priority.factor": "0"})
+    assert attributes(**{"+priority.factor": "100"}) == (0, {"priority.factor": "100"})
+    assert attributes() == (0, {"priority.factor": "100"})
+    for wrong in ({"+priority.factor": "101"}, {"priority.factor": "1"}, {"+lite.bind.topic": "t"}, {"-unheard": ""}):
+        assert attributes(**wrong) == (1, {"priority.factor": "100"})
+    assert attributes(**{"-priority.factor": ""}) == (0, {})
+    listed = [{"groupName": "one"}, {"groupName": "two", "attributes": {"-priority.factor": ""}}]
+    answer = client.ask(225, body=json.dumps({"groupConfigList": listed}).encode())
+    assert (answer.code, answer.remark) == (
+        1, "only add attribute is supported while creating topic. key: priority.factor"
+    )  # fmt: skip
+    assert list(body_of(client.ask(201))["subscriptionGroupTable"]) == [GROUP]
 
 
 @pytest.mark.behaviour("AB-08")

@@ -799,3 +799,12 @@ def test_messages_of_higher_priority_come_first(rig: GrpcRig, client: GrpcClient
     for priority in (1, 0, 2, 99):
         send(rig, b"%d" % priority, priority=priority)
     assert client.receive().bodies == [b"2", b"99", b"1", b"0"]
+
+
+@pytest.mark.behaviour("GS-41")
+def test_a_group_may_say_that_priorities_do_not_count(rig: GrpcRig, client: GrpcClient) -> None:
+    rig.put_topic(kind="PRIORITY", queues=3)
+    rig.put_group(attributes={"priority.factor": "0"})
+    for priority in (1, 0, 2):
+        send(rig, b"%d" % priority, priority=priority)
+    assert client.receive().bodies == [b"0", b"1", b"2"]
