@@ -22,6 +22,9 @@ from rocketmq_py.remoting.frame import RemotingCommand
 
 PERM_MAX = 7
 
+FILTER_TYPES = "SINGLE_TAG", "MULTI_TAG"
+"""Source: TopicFilterType."""
+
 
 class TopicProcessor:
     """What administrators ask of topics. On the loop's thread only."""
@@ -89,6 +92,10 @@ class TopicProcessor:
                 ResponseCode.INVALID_PARAMETER,
                 f"{read} and {write} queues to read and write, permission {perm}: possible are 1 to {QUEUES_MAX} and "
                 f"0 to {PERM_MAX}",
+            )
+        if config.topicFilterType not in FILTER_TYPES:  # clients cannot read the list of topics that has another one
+            raise BrokerError(
+                ResponseCode.SYSTEM_ERROR, f"topicFilterType = [{config.topicFilterType:.40}] value invalid"
             )
         known = self._topics.topic(config.topicName)
         current = None if known is None else known.attributes

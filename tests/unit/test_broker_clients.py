@@ -341,6 +341,7 @@ def test_topics_and_groups_survive_a_restart(rig: Rig) -> None:
         ({"perm": 8}, 29),
         ({"readQueueNums": "x"}, 1),
         ({"topicFilterType": ""}, 1),
+        ({"topicFilterType": "single_tag"}, 1),
     ],
 )
 def test_a_topic_that_makes_no_sense_is_refused(rig: Rig, change: dict[str, object], code: int) -> None:
