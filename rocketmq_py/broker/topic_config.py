@@ -176,9 +176,12 @@ class TopicConfigManager:
         self._commit_log.write([delete_group(name)], stored)
 
     def ensure_topic(self, name: str, queues: int, perm: int = READ_WRITE, sys_flag: int = 0) -> TopicConfig:
-        """A topic, created when it is not there: for retries, dead letters and first sends."""
+        """A topic, created when it is not there, or has no queue: for retries, dead letters and first sends.
+
+        A group without retry queues has a retry topic without any. It gets some once the group does.
+        """
         config = self._topics.get(name)
-        if config is None:
+        if config is None or config.queues == 0 < queues:
             config = TopicConfig(name, queues, queues, perm, topicSysFlag=sys_flag)
             self.put_topic(config, _ignore)
         return config

@@ -465,6 +465,19 @@ def test_without_retry_queues_a_message_sent_back_is_discarded(rig: Rig, client:
 
 
 @pytest.mark.behaviour("EB-12")
+def test_a_retry_topic_that_was_made_without_queues_gets_some_when_its_group_does(rig: Rig) -> None:
+    client = rig.client()
+    client.ask(200, body=f'{{"groupName":"{GROUP}","retryQueueNums":0}}'.encode())
+    client.heartbeat(**{TOPIC: "*", RETRY: "*"})
+    client.send(b"failing")
+    (msg,) = stored(client)
+    client.ask(200, body=f'{{"groupName":"{GROUP}","retryQueueNums":1}}'.encode())
+    assert send_back(client, msg, level=1) == 0
+    rig.loop.advance(1_000)
+    assert [retried.body for retried in stored(client, RETRY)] == [b"failing"]
+
+
+@pytest.mark.behaviour("EB-12")
 @pytest.mark.parametrize(
     ("change", "code"), [({"offset": 99}, 1), ({"group": "not legal!"}, 26), ({"delayLevel": "x"}, 1)]
 )
