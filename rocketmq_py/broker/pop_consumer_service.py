@@ -81,6 +81,8 @@ REWRITE_INTERVALS_MS = [
 REVIVE_MAX_ATTEMPTS = 16
 """Source: popReviveMaxAttemptTimes."""
 
+_STAMPS = MessageConst.FIRST_POP_TIME, MessageConst.ORIGIN_GROUP
+
 _log = logging.getLogger(__name__)
 
 
@@ -662,8 +664,8 @@ class PopConsumerService:
     def _put_again(self, message: MessageInner, stored: Stored, ended: Write) -> None:
         try:
             self._commit_log.put([message], stored, [ended])
-        except ConfigError:  # the stamp of the first pop makes its properties too long
-            without = {name: text for name, text in message.properties.items() if name != MessageConst.FIRST_POP_TIME}
+        except ConfigError:  # the stamps of the pop make its properties too long
+            without = {name: text for name, text in message.properties.items() if name not in _STAMPS}
             self._commit_log.put([replace(message, properties=without)], stored, [ended])
 
     def _try_again(self, place: _Place, offset: int, lease: _Lease, error: Exception) -> None:
@@ -680,7 +682,7 @@ class PopConsumerService:
         self._commit_log.write([put_leases([row])], _ignore)
 
     def _retried(self, place: _Place, offset: int, lease: _Lease) -> MessageInner | None:
-        """The message as it is stored again. Source: PopConsumerService.reviveRetry."""
+        """The message as it is stored again. Source: reviveRetry of PopConsumerService and PopReviveService."""
         key = QueueKey(place.topic, place.queue_id)
         if not self._commit_log.min_offset(key) <= offset < self._commit_log.max_offset(key):
             return None
@@ -694,6 +696,7 @@ class PopConsumerService:
         head, properties = stored.head, stored.properties
         if head.reconsume_times == 0 or MessageConst.FIRST_POP_TIME not in properties:
             properties[MessageConst.FIRST_POP_TIME] = str(lease.pop_ms)
+        properties[MessageConst.ORIGIN_GROUP] = place.group
         return MessageInner(
             topic, 0, stored.body, properties, head.flag, head.sys_flag, head.born_timestamp, head.born_host,
             min(head.reconsume_times + (not lease.suspended), INT_MAX),

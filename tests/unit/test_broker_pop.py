@@ -160,7 +160,7 @@ def test_what_is_not_acknowledged_in_time_comes_again_as_a_retry(rig: Rig, clien
     rig.loop.advance(1_000)
     (again,) = pop_now(client)
     assert (again.body, again.topic, again.keys, again.tags, again.reconsume_times) == (b"lost", TOPIC, "k", "A", 1)
-    assert again.get_property("1ST_POP_TIME") == str(first_ms)
+    assert (again.get_property("1ST_POP_TIME"), again.get_property("ORIGIN_GROUP")) == (str(first_ms), GROUP)
     receipt = ExtraInfo.parse(again.get_property("POP_CK"))
     assert (receipt.retry, receipt.queue_id, receipt.queue_offset) == ("1", 0, 0)
     assert receipt.pop_time == rig.clock.wall_ms()
