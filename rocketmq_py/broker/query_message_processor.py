@@ -14,6 +14,8 @@ MAX_MSGS_NUM_BATCH = 64
 """Messages that a query may find. Source: MessageStoreConfig.maxMsgsNumBatch."""
 
 UNIQUE_MSG_QUERY_FLAG = "_UNIQUE_KEY_QUERY"
+INDEX_TAG_TYPE = "T"
+"""Source: MessageConst.INDEX_TAG_TYPE; without a type, and by others, keys and producers' ids are looked for."""
 
 
 class QueryMessageProcessor:
@@ -43,6 +45,8 @@ class QueryMessageProcessor:
         Clients take the first one when they look for a message by its producer's id. Behaviour: AB-14.
         """
         topic, key = required(request, "topic"), required(request, "key")
+        if request.ext_fields.get("indexType") == INDEX_TAG_TYPE:
+            raise BrokerError(ResponseCode.QUERY_NOT_FOUND, "this broker finds messages by keys and ids, not by tags")
         if request.ext_fields.get(UNIQUE_MSG_QUERY_FLAG) == "true":
             count = DEFAULT_QUERY_MAX_NUM
         else:

@@ -37,6 +37,9 @@ LOOK_INTERVAL_MS = 60_000
 
 _FOR_EVER_MS = 2**62
 
+_DEL_UNIQKEY = "TIMER_DEL_UNIQKEY"
+"""Upstream's brokers send themselves, for a recall, a message that has it; producers could."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +69,11 @@ class TimerMessageStore:
         properties = message.properties
         if MessageConst.TIMER_OUT_MS in properties or not TIMER_PROPERTIES & properties.keys():
             return message
+        if _DEL_UNIQKEY in properties:
+            raise BrokerError(
+                ResponseCode.MESSAGE_ILLEGAL,
+                f"a message with {_DEL_UNIQKEY} takes back none here: recall that by its handle (RECALL_MESSAGE)",
+            )
         now_ms = self._clock.wall_ms()
         deliver_ms = _deliver_ms(properties, now_ms)
         if deliver_ms <= now_ms:

@@ -494,6 +494,8 @@ def test_messages_are_found_by_every_key_and_by_their_producers_id_the_oldest_fi
     assert query(client, "both", begin=moments[1], end=moments[1]) == ["1"]
     assert query(client, "both", "other") == ["elsewhere"]
     assert query(client, "none") == []
+    assert query(client, "k1", indexType="K") == ["1"]
+    assert query(client, "k1", indexType="T") == []
     answer = client.ask(12, {"topic": TOPIC, "key": "k0", "maxNum": 1, "beginTimestamp": 0, "endTimestamp": 2**62})
     assert int(answer.ext_fields["indexLastUpdatePhyoffset"]) == rig.store.last_id
     assert int(answer.ext_fields["indexLastUpdateTimestamp"]) >= moments[-1]

@@ -108,6 +108,13 @@ def test_a_moment_too_far_away_or_no_number_is_refused(client: Client, propertie
     assert send(client, TIMER_DELAY_MS=TIMER_MAX_DELAY_MS).code == 0
 
 
+@pytest.mark.behaviour("TM-02")
+def test_a_timer_that_is_to_take_another_one_back_is_refused_and_not_delivered_instead(client: Client) -> None:
+    answer = send(client, TIMER_DELAY_MS=1_000, TIMER_DEL_UNIQKEY="id")
+    assert answer.code == 13
+    assert "RECALL_MESSAGE" in (answer.remark or "")
+
+
 @pytest.mark.behaviour("TM-03")
 def test_timers_come_in_the_order_of_their_moments_whatever_was_sent_first(rig: Rig, client: Client) -> None:
     for delay in (30, 10, 20, 40):
