@@ -1,16 +1,19 @@
-"""How transactions end. Source: EndTransactionProcessor."""
+"""How transactions end, and go on after that. Source: EndTransactionProcessor, AdminBrokerProcessor."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, integer, required, success
 from rocketmq_py.broker.commit_log import MessageInner
+from rocketmq_py.broker.topic_config import MAX_TIME_TOPIC
 from rocketmq_py.broker.transactional_message_service import TransactionalMessageService, immunity_time_ms
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.model.codes import MessageSysFlag, RequestCode, ResponseCode
 from rocketmq_py.model.message import MessageConst
 from rocketmq_py.remoting.frame import RemotingCommand
-from rocketmq_py.remoting.message_codec import StoredMessage
+from rocketmq_py.remoting.message_codec import StoredMessage, decode_message_id
 
 _COMMIT = MessageSysFlag.TRANSACTION_COMMIT_TYPE
 _ROLLBACK = MessageSysFlag.TRANSACTION_ROLLBACK_TYPE
@@ -26,7 +29,10 @@ class EndTransactionProcessor:
 
     def handlers(self) -> dict[int, Handler]:
         """What is answered here."""
-        return {RequestCode.END_TRANSACTION: self.end_transaction}
+        return {
+            RequestCode.END_TRANSACTION: self.end_transaction,
+            RequestCode.RESUME_CHECK_HALF_MESSAGE: self.resume_check_half_message,
+        }
 
     def end_transaction(self, channel: Channel, request: RemotingCommand) -> RemotingCommand | None:
         """Deliver or forget a half message; a producer that does not know yet is asked later, and gets no answer."""
@@ -41,6 +47,18 @@ class EndTransactionProcessor:
         real = _real(half, physical_offset) if outcome == _COMMIT else None
         self._transactions.end(half, real, answer_when_stored(channel, request, success(request)))
         return None
+
+    def resume_check_half_message(self, channel: Channel, request: RemotingCommand) -> None:
+        """Have a half message that was given up asked about anew; answered once that is stored. Behaviour: ET-09."""
+        physical_offset = decode_message_id(required(request, "msgId"))[2]
+        given_up = self._transactions.find(physical_offset, MAX_TIME_TOPIC)
+        if given_up is None:
+            raise BrokerError(
+                ResponseCode.SYSTEM_ERROR,
+                f"no half message that was given up is at {physical_offset}: {MAX_TIME_TOPIC}",
+            )
+        half = replace(_real(given_up, physical_offset), prepared_transaction_offset=0)
+        self._transactions.put_half(half, answer_when_stored(channel, request, success(request)))
 
     def _check(self, request: RemotingCommand, half: StoredMessage) -> None:
         """Source: rejectCommitOrRollback, checkPrepareMessage."""

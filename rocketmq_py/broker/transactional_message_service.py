@@ -179,11 +179,11 @@ class TransactionalMessageService:
         self._open[place.queue_offset] = self._half(half, place)
         return places
 
-    def find(self, physical_offset: int) -> StoredMessage | None:
-        """A half message, decided or not, by its physical offset. Raises ``StoreError``."""
+    def find(self, physical_offset: int, topic: str = HALF_TOPIC) -> StoredMessage | None:
+        """A half message, decided or not, by its physical offset; or a given-up one. Raises ``StoreError``."""
         data = self._commit_log.look_message_by_offset(physical_offset)
         message = None if data is None else decode_stored(data)
-        return message if message is not None and message.topic == HALF_TOPIC else None
+        return message if message is not None and message.topic == topic else None
 
     def end(self, half: StoredMessage, real: MessageInner | None, stored: Stored) -> None:
         """Deliver a half message as ``real``, or forget it. One that has been ended stays as it was ended.

@@ -226,6 +226,29 @@ def test_after_too_many_questions_the_message_goes_where_operators_find_it(
     assert delivered(consumer) == []
 
 
+@pytest.mark.behaviour("ET-09")
+def test_a_message_that_was_given_up_is_asked_about_anew_when_an_operator_says_so(
+    rig: Rig, producer: Client, consumer: Client
+) -> None:
+    send_half(producer, rig)
+    rig.loop.advance(150_000)
+    asked_before = len(questions(producer))
+    consumer.heartbeat(**{TOPIC: "*", MAX_TIME_TOPIC: "*"})
+    (given_up,) = messages(consumer.pull(topic=MAX_TIME_TOPIC))
+    assert consumer.ask(323, {"topic": MAX_TIME_TOPIC, "msgId": given_up.offset_msg_id}).code == 0
+    rig.crash()
+    producer.produce_as("producer", PRODUCERS)
+    rig.loop.advance(30_000)
+    asked = questions(producer)[asked_before:]
+    assert [message.get_property("TRANSACTION_CHECK_TIMES") for _, message in asked] == ["1"]
+    assert answer_question(producer, asked[0][0], COMMIT).code == 0
+    consumer.heartbeat()
+    assert delivered(consumer) == [b"half"]
+    refused = consumer.ask(323, {"topic": TOPIC, "msgId": messages(consumer.pull(queue_id=1))[0].offset_msg_id})
+    assert (refused.code, "given up" in (refused.remark or "")) == (1, True)
+    assert consumer.ask(323, {"topic": TOPIC, "msgId": "x"}).code == 1
+
+
 @pytest.mark.behaviour("ET-06")
 def test_a_message_may_say_for_how_long_nobody_is_to_be_asked_and_is_then_bound_to_it(
     rig: Rig, producer: Client, consumer: Client
