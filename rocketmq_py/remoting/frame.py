@@ -304,7 +304,7 @@ def _json_frame(
 def _decode_json_header(header: bytes) -> RemotingCommand:
     if len(header) > _PLAIN_HEADER_BYTES and sum(header.count(mark) for mark in (b'"', b"[", b"{")) > _HEADER_MARKS_MAX:
         raise ProtocolError(f"a header of {len(header)} bytes that would be too many objects")
-    fields = fastjson.loads(header)
+    fields = fastjson.loads_request(header)  # of answers, too: no honest header is longer
     if type(fields) is not dict:
         raise ProtocolError(f"the header is no JSON object but {type(fields).__name__}")
     remark = fields.get("remark")
