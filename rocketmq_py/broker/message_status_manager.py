@@ -86,7 +86,7 @@ class Told(NamedTuple):
 
     Attributes:
         passed: the group's committed offset is behind it, whatever became of it.
-        history: every change that is known, in order.
+        history: every change that is known, in order; of very many not the oldest.
     """
 
     group: str
@@ -477,8 +477,8 @@ class MessageStatusManager:
 
     def since(self, group: str, key: QueueKey, offset: int) -> int:
         """When a message came to stand as it does, wall ms; 0 when that is not known. Raises ``StoreError``."""
-        changes = [row.at_ms for row in self._table.history(key, offset) if row.consumer_group == group]
-        return changes[-1] if changes else 0
+        last = self._table.last_change(group, key, offset)
+        return 0 if last is None else last.at_ms
 
     def with_status(
         self, group: str, status: MessageStatus, start: tuple[str, int, int], count: int

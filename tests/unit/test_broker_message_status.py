@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rocketmq_py.broker.store import QueueKey
+from rocketmq_py.broker.store import QueueKey, status_table
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.remoting.frame import RemotingCommand
@@ -536,3 +536,20 @@ def test_others_are_answered_while_many_topics_are_searched_for_an_id(rig: Statu
     assert order.count("searching") > 5
     (message,) = body_of(next(each for each in client.written if each.opaque == asked))["messages"]
     assert message["topic"] == TOPIC
+
+
+@pytest.mark.behaviour("SM-16")
+def test_of_very_many_changes_the_newest_are_told_and_the_last_one_is_found(
+    rig: StatusRig, client: StatusClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_table, "CHANGES_MAX_COUNT", 5)
+    monkeypatch.setattr(status_table, "LAST_MAX_COUNT", 5)
+    send(client, "a", "b")
+    for _ in range(6):
+        client.pull(0, maxMsgNums=1)
+        rig.loop.advance(10)
+    client.pull(1)
+    assert story(client, "a") == "TCS TCP TCS TCP TCS"
+    assert story(client, "b") == "TCP TCS"
+    since = [each["at"] for each in body_of(client.ask(QUERY, {"consumerGroup": GROUP, "status": "TCS"}))["messages"]]
+    assert since == [told(client, each)["history"][-1]["at"] for each in "ab"]
