@@ -201,6 +201,11 @@ class BatchAck(NamedTuple):
     invisible_time: int
     bits: bytes
 
+    @property
+    def message_count(self) -> int:
+        """How many bits are set."""
+        return int.from_bytes(self.bits).bit_count()
+
     def indexes(self) -> Iterator[int]:
         """Which bits are set."""
         for place, byte in enumerate(self.bits):

@@ -293,6 +293,9 @@ def test_a_batch_of_acknowledgements_has_a_bit_for_each_offset(rig: Rig, client:
     assert client.ask(BATCH_ACK, body=b"").code == 208
     assert client.ask(BATCH_ACK, body=b'{"acks":[]}').code == 208
     assert client.ask(BATCH_ACK, body=json.dumps({"acks": [{**batch, "b": "?"}]}).encode()).code == 1
+    for more, code in (0, 0), (1, 29):
+        many = {**batch, "b": base64.b64encode(b"\xff" * 256 + b"\x01" * more).decode()}
+        assert client.ask(BATCH_ACK, body=json.dumps({"acks": [many] * 2}).encode()).code == code
 
 
 @pytest.mark.behaviour("EP-08")
