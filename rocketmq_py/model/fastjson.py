@@ -25,6 +25,9 @@ MAX_TOLERANT_CHARACTERS = 2 * 1024 * 1024
 """Text that the tolerant parser takes on, about a second's work: it may run on the thread that reads all connections.
 Room for the consume stats, which have object keys, of some 10,000 queues."""
 
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
+"""Body of a request that is JSON: reading 15 MB takes the better part of a second."""
+
 MAX_REQUEST_CHARACTERS = 256 * 1024
 MAX_REQUEST_TOKENS = 20_000
 """The same of what servers read: the parser holds up all their clients. Clients write standard JSON, but for a few
@@ -72,7 +75,9 @@ def loads(
 
 
 def loads_request(text: str | bytes) -> Any:
-    """``loads`` for servers: what is no standard JSON is read up to their bounds only."""
+    """``loads`` for servers: up to their bounds only."""
+    if len(text) > MAX_REQUEST_BYTES:
+        raise ProtocolError(f"JSON of {len(text)} bytes, {MAX_REQUEST_BYTES} are read")
     return loads(text, MAX_REQUEST_CHARACTERS, MAX_REQUEST_TOKENS)
 
 

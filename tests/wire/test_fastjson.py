@@ -109,6 +109,8 @@ def test_servers_read_little_that_is_no_standard_json(form: str) -> None:
     many = form.format("1," * 500_000 if form != "{{1:{}2}}" else "1,1:" * 250_000)
     with pytest.raises(ProtocolError, match="malformed JSON"):
         loads_request(many)
+    with pytest.raises(ProtocolError, match="are read"):
+        loads_request(json.dumps([1] * 1_000_000))
     few = form.format("1," * 5_000 if form != "{{1:{}2}}" else "1,1:" * 2_500)
     assert loads_request(few) == loads(few)
 
