@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import BrokenExecutor
 from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
@@ -150,6 +151,7 @@ class FanOut(MessageListenerConcurrently):
         self._on_results = on_results
         self._runtime = runtime or ThreadRuntime()
         self._warnings = RateLimitedLog(self._runtime.clock, _log, interval_ms=1_000)
+        self._pool_warnings = RateLimitedLog(self._runtime.clock, _log)
         self._pool = _pool(pool, handler, self._runtime)
         self._lock = Mutex()  # guards the two below
         self._consumers = 0
@@ -171,7 +173,7 @@ class FanOut(MessageListenerConcurrently):
         finally:
             with self._lock:
                 self._batches.discard(batch)
-        self._report(outcomes, context)
+        self._report(batch, context)
         return verdict(self._on_failure, outcomes, context)
 
     def _wait(self, batch: _Batch) -> Sequence[Outcome]:
@@ -187,9 +189,18 @@ class FanOut(MessageListenerConcurrently):
             batch.cancel_what_is_pointless()
         return batch.outcomes
 
-    def _report(self, outcomes: Sequence[Outcome], context: ConsumeConcurrentlyContext) -> None:
+    def _report(self, batch: _Batch, context: ConsumeConcurrentlyContext) -> None:
+        outcomes = batch.outcomes
         for outcome in outcomes:
-            if outcome.error is not None:
+            if outcome.place in batch.failed_by_pool:
+                self._pool_warnings.warning(
+                    "pool",
+                    "the pool given to fan_out is broken or shut down (%r): messages fail without their handler, come "
+                    "again later, and are dead after max_reconsume_times. Shut this consumer down and start one with a "
+                    "new pool; a pool is shut down after its consumers only",
+                    outcome.error,
+                )
+            elif outcome.error is not None:
                 self._warnings.warning(
                     type(outcome.error),
                     "the handler failed with %r for message %s of %s",
@@ -250,12 +261,14 @@ class _Batch:
     Attributes:
         outcomes: in the order in which they came; whole once ``is_done``.
         changed: raised when the consume thread must look: the last outcome came, or one that makes others pointless.
+        failed_by_pool: places of messages that the pool itself failed, not their handlers.
     """
 
     def __init__(self, msgs: Messages, rule: OnFailure, changed: Event, pool: _Pool) -> None:
         self.msgs = msgs
         self.outcomes: list[Outcome] = []
         self.changed = changed
+        self.failed_by_pool: set[int] = set()
         self._rule = rule
         self._pool = pool
         self._size = len(msgs)
@@ -276,10 +289,12 @@ class _Batch:
             begun, self._begun[index] = self._begun[index], True
             return not begun
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: Outcome, *, failed_by_pool: bool = False) -> None:
         """Note an outcome. Hot: once per message."""
         wakes = False
         with self._lock:
+            if failed_by_pool:
+                self.failed_by_pool.add(outcome.place)
             self.outcomes.append(outcome)
             if outcome.state is not OutcomeState.SUCCESS and outcome.place < self._first_failed:
                 self._first_failed = outcome.place
@@ -386,7 +401,7 @@ class _YourExecutor:
             try:
                 future = self._executor.submit(self._handler, msg)
             except BaseException as error:  # noqa: BLE001 - border: one that was shut down, say; others run already
-                self._end(batch, Outcome(index, msg, OutcomeState.FAILED, error=error))
+                self._end(batch, Outcome(index, msg, OutcomeState.FAILED, error=error), failed_by_pool=True)
             else:
                 with self._lock:
                     futures.append((index, future))
@@ -396,16 +411,19 @@ class _YourExecutor:
 
     def _on_done(self, batch: _Batch, index: int, future: Any) -> None:
         msg = batch.msgs[index]
+        broken = False
         if future.cancelled():
             outcome = Outcome(index, msg, OutcomeState.CANCELLED)
         elif (error := future.exception()) is not None:
             outcome = Outcome(index, msg, OutcomeState.FAILED, error=error)
+            # What a handler raises, because a pool of its own is broken, has a traceback.
+            broken = isinstance(error, BrokenExecutor) and error.__traceback__ is None
         else:
             outcome = _ended(index, msg, future.result())
-        self._end(batch, outcome)
+        self._end(batch, outcome, failed_by_pool=broken)
 
-    def _end(self, batch: _Batch, outcome: Outcome) -> None:
-        batch.end(outcome)
+    def _end(self, batch: _Batch, outcome: Outcome, *, failed_by_pool: bool) -> None:
+        batch.end(outcome, failed_by_pool=failed_by_pool)
         if batch.is_done:
             with self._lock:
                 self._futures.pop(batch, None)

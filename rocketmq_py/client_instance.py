@@ -38,7 +38,7 @@ from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.pop_api import PopApi
 from rocketmq_py.remoting.remoting_client import RemotingClient
 from rocketmq_py.remoting.route_table import RouteTable
-from rocketmq_py.remoting.rpc_hook import AclClientRPCHook, RPCHook
+from rocketmq_py.remoting.rpc_hook import hooks_of
 from rocketmq_py.remoting.tls import client_context
 from rocketmq_py.request_reply import RequestFutureHolder
 from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
@@ -132,9 +132,6 @@ class MQClientInstance:
         self._pid = os.getpid()
         self._name_servers = config.name_servers()
         self._settings = {name: getattr(config, name) for name in CONNECTION_SETTINGS}
-        hooks: list[RPCHook] = [config.rpc_hook] if config.rpc_hook is not None else []
-        if config.access_key is not None and config.secret_key is not None:
-            hooks.append(AclClientRPCHook(config.access_key, config.secret_key, config.security_token))
         tls = client_context(config)
         self._name_server_in_use = 0
         self._runtime = runtime
@@ -155,7 +152,7 @@ class MQClientInstance:
         self.processor.register(RequestCode.PUSH_REPLY_MESSAGE_TO_CLIENT, self._receive_reply_message, blocks=False)
         for code, handler in OperatorRequests(runtime, self._consumer_of).handlers().items():
             self.processor.register(code, handler)
-        self._remoting = RemotingClient(runtime, self.processor.process, hooks, tls)
+        self._remoting = RemotingClient(runtime, self.processor.process, hooks_of(config), tls)
         self.broker = BrokerApi(
             self._remoting, self.routes, self.make_sender(), runtime.clock, self.update_topic_route,
             config.mq_client_api_timeout,
@@ -323,6 +320,14 @@ class MQClientInstance:
                 self._name_server_in_use = number
                 return address, route
         raise ConnectError(f"no name server can be reached, check namesrv_addr: {'; '.join(failures)}")
+
+    def await_next_try(self, topic: str, timeout_ms: int) -> int:
+        """Wait, on a thread of the user's, while a send to a topic would fail without a try; the ms waited.
+
+        That is: while name servers, or if its route is known all its brokers, could not be reached a moment ago.
+        """
+        masters = self.routes.masters_of(topic)
+        return self._remoting.await_next_try(self._name_servers if masters is None else masters, timeout_ms)
 
     def _note_proxy(self, answered: str, route: TopicRouteData) -> None:
         connection = self._remoting.connection(answered)

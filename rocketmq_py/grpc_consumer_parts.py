@@ -338,11 +338,14 @@ def check_grpc_consumer(config: ConsumerConfig) -> None:
         ("offset_store", "the server keeps the offsets"),
         ("message_queue_listener", "members have no queues of their own"),
         ("rpc_hook", "there are no remoting commands"),
+        ("namespace_v2", "remoting requests name it"),
     ):
         if getattr(config, name) is not None:
             raise ConfigError(f"endpoints: {name} cannot work on the gRPC wire: {why}")
     if config.enable_msg_trace:
         raise ConfigError("endpoints: enable_msg_trace is not offered on the gRPC wire")
+    if config.unit_mode:
+        raise ConfigError("endpoints: unit_mode cannot work on the gRPC wire: it tells no server of the mark")
     if config.consume_from_where is not ConsumeFromWhere.CONSUME_FROM_LAST_OFFSET:
         _log.warning(
             "consume_from_where=%s has no effect with endpoints: where a new group begins is the server's to decide",

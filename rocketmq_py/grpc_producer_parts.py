@@ -24,10 +24,14 @@ class GrpcProducerParts:
     def __init__(self, config: ProducerConfig, hooks: ProducerHooks, runtime: Runtime, check: Check | None) -> None:
         if config.rpc_hook is not None:
             raise ConfigError("endpoints: rpc_hook cannot work on the gRPC wire: there are no remoting commands")
+        if config.namespace_v2 is not None:
+            raise ConfigError("endpoints: namespace_v2 cannot work on the gRPC wire: remoting requests name it")
         if hooks.send_message or hooks.check_forbidden:
             raise ConfigError("endpoints: hooks of sends are not offered on the gRPC wire")
         if config.enable_msg_trace:
             raise ConfigError("endpoints: enable_msg_trace is not offered on the gRPC wire")
+        if config.unit_mode:
+            raise ConfigError("endpoints: unit_mode cannot work on the gRPC wire: it tells no server of the mark")
         topics = [config.with_namespace(topic) for topic in config.topics]
         self.role = ProducerRole(Endpoints.parse(config.endpoints), config, topics, check)
         self.client = GrpcClient(config, self.role, runtime)
@@ -46,6 +50,10 @@ class GrpcProducerParts:
 
     def note_published(self, topic: str) -> None:
         """The sender tells servers itself."""
+
+    def await_next_try(self, topic: str, timeout_ms: int) -> int:
+        """Nothing is awaited: grpcio has no such moments in which nobody tries."""
+        return 0
 
     def shutdown(self) -> None:
         """End what runs here."""

@@ -26,7 +26,7 @@ from rocketmq_py.model.running_info import ConsumerRunningInfo
 from rocketmq_py.model.settings import ClientSettings
 from rocketmq_py.remoting.admin_api import AdminApi
 from rocketmq_py.remoting.remoting_client import RemotingClient
-from rocketmq_py.remoting.rpc_hook import AclClientRPCHook, RPCHook
+from rocketmq_py.remoting.rpc_hook import hooks_of
 from rocketmq_py.remoting.tls import client_context
 from rocketmq_py.runtime import Mutex, Runtime, ThreadRuntime
 
@@ -77,15 +77,12 @@ class DefaultMQAdminExt(ClientConfig, StartedByWith):
         """
         self.check_client()
         name_servers = self.name_servers()
-        hooks: list[RPCHook] = [self.rpc_hook] if self.rpc_hook is not None else []
-        if self.access_key is not None and self.secret_key is not None:
-            hooks.append(AclClientRPCHook(self.access_key, self.secret_key, self.security_token))
         tls = client_context(self)
         with self._lock:
             if self._api is not None or self._closed:
                 raise IllegalStateError("an admin client is started once: make a new one")
             self._name_servers = name_servers
-            self._remoting = RemotingClient(self._runtime, lambda *_: False, hooks, tls)
+            self._remoting = RemotingClient(self._runtime, lambda *_: False, hooks_of(self), tls)
             self._api = AdminApi(self._remoting, self.mq_client_api_timeout)
 
     def shutdown(self) -> None:

@@ -12,12 +12,13 @@ from rocketmq_py.model import names
 from rocketmq_py.model.compression import compress
 from rocketmq_py.model.config import INT_MAX, ProducerConfig, check_names, check_range
 from rocketmq_py.model.life_cycle import StartedByWith
-from rocketmq_py.model.message import Message, MessageExt
+from rocketmq_py.model.message import Message, MessageConst, MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.producer_hooks import CheckForbiddenHook, EndTransactionHook, ProducerHooks, SendMessageHook
 from rocketmq_py.model.results import SendResult
 from rocketmq_py.model.send_callback import Callback, SendCallback, check_callback
 from rocketmq_py.model.settings import ProducerSettings
+from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.async_sender import AsyncSender, ChooseQueue
 from rocketmq_py.remoting.message_sender import MessageSender
 from rocketmq_py.remoting.mq_fault_strategy import DETECTOR_PERIOD_MS
@@ -68,6 +69,10 @@ class Running:
         """A topic, under its full name, is sent to."""
         self.client.note_published_topic(self._group, topic)
 
+    def await_next_try(self, topic: str, timeout_ms: int) -> int:
+        """See ``MQClientInstance.await_next_try``; a topic under its full name."""
+        return self.client.await_next_try(topic, timeout_ms)
+
     def shutdown(self) -> None:
         """End what runs here, and leave."""
         self.async_sender.shutdown()
@@ -112,7 +117,9 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
     Source: DefaultMQProducer, DefaultMQProducerImpl.
     """
 
-    __slots__ = ("_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "_wire_group", "group")
+    __slots__ = (
+        "_announced", "_closed", "_hooks", "_lock", "_running", "_runtime", "_warnings", "_wire_group", "group",
+    )  # fmt: skip
 
     def __init__(self, producer_group: str, **settings: Unpack[ProducerSettings]) -> None:
         check_names(ProducerConfig, settings)
@@ -120,6 +127,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         self.group = self._wire_group = producer_group
         self._runtime: Runtime = ThreadRuntime()
         self._hooks = ProducerHooks()
+        self._warnings = RateLimitedLog(self._runtime.clock, _log)
         self._lock = Mutex()  # guards the three below, and the registration of hooks
         self._running: Running | GrpcProducerParts | None = None
         self._closed = False
@@ -229,6 +237,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         running = self._started()
         timeout_ms = self._timeout(timeout_ms)
         outgoing, choose_queue = self._prepared(running, message, selector, arg, queue)
+        timeout_ms -= running.await_next_try(self.with_namespace(outgoing.topic), timeout_ms)
         retries = 0 if selector or queue else self.retry_times_when_send_failed
         return running.sender.send(outgoing, timeout_ms, retries=retries, queue=choose_queue())
 
@@ -292,7 +301,9 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         """
         running = self._started()
         outgoing, choose_queue = self._prepared(running, message, selector, arg, queue)
-        running.sender.send_oneway(outgoing, self.send_msg_timeout, queue=choose_queue())
+        timeout_ms = self.send_msg_timeout
+        timeout_ms -= running.await_next_try(self.with_namespace(outgoing.topic), timeout_ms)
+        running.sender.send_oneway(outgoing, timeout_ms, queue=choose_queue())
 
     def request(
         self, message: Message, timeout_ms: int, *, selector: Selector | None = None, arg: Any = None
@@ -382,6 +393,7 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
             raise ConfigError(f"a request is one Message, not {type(message).__name__}")
         deadline_ms = self._runtime.clock.monotonic_ms() + timeout_ms
         outgoing, choose_queue = self._prepared(running, message, selector, arg)
+        running.await_next_try(self.with_namespace(message.topic), timeout_ms)
         self._announce(running, message.topic)
         left_ms = deadline_ms - self._runtime.clock.monotonic_ms()
         if left_ms <= 0:
@@ -516,12 +528,25 @@ class DefaultMQProducer(ProducerConfig, StartedByWith):
         if queue is not None:
             _check_queue(queue, outgoing.topic, selector)
         if selector is None:
+            if queue is None:
+                self._warn_of_message_group([message] if isinstance(message, Message) else message)
             return outgoing, lambda: queue
         if not callable(selector):
             raise ConfigError(f"a selector is called with (queues, message, arg), {selector!r} cannot be called")
         if not isinstance(message, Message):
             raise ConfigError("a batch goes to one queue as a whole: give the selector a single message")
         return outgoing, lambda: _selected(remoting_sender, selector, message, arg)
+
+    def _warn_of_message_group(self, messages: Sequence[Message]) -> None:
+        """Java's remoting client ignores it, too: its queues take turns. Behaviour: PR-22."""
+        for message in messages:
+            if (message_group := message.properties.get(MessageConst.SHARDING_KEY)) is not None:
+                self._warnings.warning(
+                    "message group", "the message group %r of a message to topic %s keeps nothing in order: queues "
+                    "take turns with namesrv_addr. Give send a selector (or a queue), or the producer endpoints=",
+                    message_group, message.topic,
+                )  # fmt: skip
+                return
 
 
 def _check_queue(queue: object, topic: str, selector: Selector | None) -> None:

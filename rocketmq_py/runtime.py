@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import os
 import queue
 import sys
 import threading
@@ -213,9 +214,16 @@ class ThreadStacks:
                 self._text, self._written_ms = thread_stacks(), now_ms
             return self._text
 
+    def begin_anew(self) -> None:
+        """In a forked child: the threads are others, and one that is not here may have held the lock."""
+        self._lock, self._written_ms = Mutex(), None
+
 
 operators_stacks = ThreadStacks(SystemClock())
 """Those of this process: one for all its clients."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=operators_stacks.begin_anew)
 
 
 class PackageThread(threading.Thread):

@@ -90,6 +90,8 @@ class SimpleConsumer(ClientConfig, StartedByWith):
             raise ConfigError("a SimpleConsumer speaks gRPC: give endpoints='host:port', the gRPC port of a proxy")
         if self.rpc_hook is not None:
             raise ConfigError("endpoints: rpc_hook cannot work on the gRPC wire: there are no remoting commands")
+        if self.namespace_v2 is not None:
+            raise ConfigError("endpoints: namespace_v2 cannot work on the gRPC wire: remoting requests name it")
         from rocketmq_py.grpc_v2.simple_client import SimpleClient
 
         with self._lock:

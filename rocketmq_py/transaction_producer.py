@@ -174,10 +174,13 @@ class TransactionMQProducer(DefaultMQProducer):
         outgoing.properties.pop(MessageConst.DELAY_TIME_LEVEL, None)
         outgoing.properties[MessageConst.TRANSACTION_PREPARED] = "true"
         outgoing.properties[MessageConst.PRODUCER_GROUP] = self._wire_group
-        running.note_published(self.with_namespace(message.topic))
+        topic = self.with_namespace(message.topic)
+        running.note_published(topic)
+        timeout_ms = self.send_msg_timeout
+        timeout_ms -= running.await_next_try(topic, timeout_ms)
         if isinstance(running, Running):
             self._announce(running, message.topic)
-        sent = running.sender.send(outgoing, self.send_msg_timeout, retries=self.retry_times_when_send_failed)
+        sent = running.sender.send(outgoing, timeout_ms, retries=self.retry_times_when_send_failed)
         state, remark = LocalTransactionState.ROLLBACK_MESSAGE, None
         if sent.send_status is SendStatus.SEND_OK:
             if sent.transaction_id is not None:

@@ -59,10 +59,12 @@ class EndTransactionProcessor:
 
 
 def _real(half: StoredMessage, physical_offset: int) -> MessageInner:
-    """The message as consumers get it. Source: endMessageTransaction."""
+    """The message as consumers get it, still marked TRAN_MSG: clients tell their listeners its transaction by that.
+
+    Source: endMessageTransaction, whose result is stored before its mark is cleared.
+    """
     properties = dict(half.properties)
     topic, queue_id = properties.pop(MessageConst.REAL_TOPIC), int(properties.pop(MessageConst.REAL_QUEUE_ID))
-    properties.pop(MessageConst.TRANSACTION_PREPARED, None)
     head = half.head
     return MessageInner(
         topic, queue_id, half.body, properties, head.flag, head.sys_flag | _COMMIT, head.born_timestamp,

@@ -38,9 +38,9 @@ class QueryMessageProcessor:
         return success(request, body=data)
 
     def query_message(self, channel: Channel, request: RemotingCommand) -> RemotingCommand:
-        """Give the newest messages with a key, or with a producer's id, stored within a span of time.
+        """Give the newest messages with a key, or with a producer's id, stored within a span of time; the oldest first.
 
-        Behaviour: AB-14.
+        Clients take the first one when they look for a message by its producer's id. Behaviour: AB-14.
         """
         topic, key = required(request, "topic"), required(request, "key")
         if request.ext_fields.get(UNIQUE_MSG_QUERY_FLAG) == "true":
@@ -53,4 +53,4 @@ class QueryMessageProcessor:
             raise BrokerError(ResponseCode.QUERY_NOT_FOUND, "can not find message, maybe time range not correct")
         _, newest_ms = self._commit_log.stored_between() or (0, 0)
         fields = {"indexLastUpdatePhyoffset": self._commit_log.last_id, "indexLastUpdateTimestamp": newest_ms}
-        return success(request, fields, b"".join(found))
+        return success(request, fields, b"".join(reversed(found)))

@@ -38,7 +38,12 @@ DLQ_QUEUES = 1
 FIRST_RETRY_LEVEL = 3
 """Delay level of a first retry when the consumer leaves it to the broker. Source: handleRetryAndDLQ."""
 
+INT_DIGITS = 10
+
 _PREPARED = 0x4
+
+# With one of them a message is of another kind, and its priority is forgotten. Source: TopicMessageType.
+_GO_BEFORE_PRIORITY = TIMER_PROPERTIES | {MessageConst.DELAY_TIME_LEVEL, MessageConst.SHARDING_KEY}
 
 # The V2 header is V1 with short names.
 _V1_NAMES = {
@@ -110,6 +115,8 @@ class SendMessageProcessor:
             messages = self._parts(message)
         else:
             self._check(message)
+            message = self._placed_by_priority(message)
+            queue_id = message.queue_id
             messages = [self._retried(message, request) if _is_retry(topic) else message]
         is_half = not is_batch and _is_half(message)
         if not is_half:
@@ -251,6 +258,17 @@ class SendMessageProcessor:
             raise BrokerError(
                 ResponseCode.MESSAGE_ILLEGAL, "a half message has the property TRAN_MSG, this one has not"
             )
+
+    def _placed_by_priority(self, message: MessageInner) -> MessageInner:
+        """A priority is the number of a queue, whichever the sender chose. Source: SendMessageProcessor.sendMessage."""
+        text = message.properties.get(MessageConst.PRIORITY, "")
+        config = self._topics.topic(message.topic)
+        if config is None or len(text) > INT_DIGITS or not (text.isascii() and text.isdigit()) or int(text) > INT_MAX:
+            return message
+        if _is_half(message) or not message.properties.keys().isdisjoint(_GO_BEFORE_PRIORITY):
+            others = {name: value for name, value in message.properties.items() if name != MessageConst.PRIORITY}
+            return replace(message, properties=others)
+        return replace(message, queue_id=min(int(text), config.writeQueueNums - 1))
 
     def _parts(self, batch: MessageInner) -> list[MessageInner]:
         """Source: MessageExtBatch, DefaultMessageStore.putMessages."""

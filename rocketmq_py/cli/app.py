@@ -151,6 +151,10 @@ def consume(
     raise typer.Exit(0 if complete else 1)
 
 
+_TRANSACTIONS = "Transactions that are not decided"
+"""A panel of their own, and short types: else their names would not fit into 80 columns."""
+
+
 @app.command()
 def broker(
     data: Annotated[Path, typer.Option(file_okay=False, help="Directory of the store; made when it does not exist.")],
@@ -169,13 +173,23 @@ def broker(
         Flush, typer.Option(help="async is unsafe: a power cut may lose acknowledged messages.")
     ] = Flush.SYNC,
     transaction_time_out: Annotated[
-        int, typer.Option(min=1, help="Ms after which the producer of an open transaction is asked.")
+        int,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=_TRANSACTIONS,
+            min=1,
+            help="Ms after which the producer of an open transaction is asked.",
+        ),
     ] = 6_000,
     transaction_check_interval: Annotated[
-        int, typer.Option(min=1, help="Ms between rounds of such questions.")
+        int,
+        typer.Option(metavar="N", rich_help_panel=_TRANSACTIONS, min=1, help="Ms between rounds of such questions."),
     ] = 30_000,
     transaction_check_max: Annotated[
-        int, typer.Option(min=1, help="Questions about one message; then it is given up.")
+        int,
+        typer.Option(
+            metavar="N", rich_help_panel=_TRANSACTIONS, min=1, help="Questions about one message; then it is given up."
+        ),
     ] = 15,
     message_status: Annotated[
         bool,

@@ -108,9 +108,7 @@ def show(group: Group, namesrv: AdminNameServers = None, as_json: AsJson = False
 
 
 def _told(admin: DefaultMQAdminExt, group: str) -> dict[str, Any]:
-    configs = _configs(admin, group)
-    if not configs:
-        raise _no_such_group(group)
+    configs = known(admin, group)
     members = admin.examine_consumer_connection_info(group)
     stats = _stats(admin, group)
     lag: dict[str, int] = {}
@@ -179,9 +177,7 @@ def update(
                 "nothing to change: give --retry-max-times, --retry-queues, --enabled, --broadcast or --orderly"
             )
         masters = admin.all_master_addresses()
-        configs = _configs(admin, group)
-        if not configs:
-            raise _no_such_group(group)
+        configs = known(admin, group)
         for name, config in configs.items():
             admin.create_and_update_subscription_group_config([masters[name]], replace(config, **changes))
         _tell(admin, group, as_json, f"changed group {group}")
@@ -203,9 +199,7 @@ def delete(
     """Delete a group and what it has committed, on all masters that have it."""
     with errors_as_messages(), admin_client(namesrv) as admin:
         masters = admin.all_master_addresses()
-        configs = _configs(admin, group)
-        if not configs:
-            raise _no_such_group(group)
+        configs = known(admin, group)
         members = admin.examine_consumer_connection_info(group)
         if members is not None:
             raise RocketMQError(
@@ -234,8 +228,16 @@ def _delete_topic(admin: DefaultMQAdminExt, topic: str) -> bool:
     return True
 
 
-def _no_such_group(group: str) -> RocketMQError:
-    return RocketMQError(f"no broker knows the group {group}")
+def known(admin: DefaultMQAdminExt, group: str) -> dict[str, SubscriptionGroupConfig]:
+    """A group's configuration by broker name, where it exists.
+
+    Raises:
+        RocketMQError: no broker has it.
+    """
+    configs = _configs(admin, group)
+    if not configs:
+        raise RocketMQError(f"no broker knows the group {group}: 'group list' tells which there are")
+    return configs
 
 
 def _changes(

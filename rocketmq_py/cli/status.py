@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rocketmq_py.cli import group as groups
 from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.output import moment, print_json, print_json_line, table
 from rocketmq_py.errors import BrokerError
@@ -22,6 +23,8 @@ def show(namesrv: str | None, msg_id: str, topic: str | None, group: str | None,
             message._replace(groups=[each for each in message.groups if group in (None, each.group)])
             for message in _histories(admin, msg_id, topic)
         ]
+        if group is not None and not any(message.groups for message in found):
+            groups.known(admin, group)
     if as_json:
         print_json([_told(message) for message in found])
         return
@@ -93,3 +96,5 @@ def _listed(admin: DefaultMQAdminExt, group: str, status: MessageStatus, limit: 
             yield from part.messages
             left -= len(part.messages)
             at = part.following
+    if left == limit:
+        groups.known(admin, group)  # else nobody sees that its name is misspelt

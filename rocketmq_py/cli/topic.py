@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +57,15 @@ ReadQueues = Annotated[int | None, typer.Option(min=1, help="Queues to read, if 
 WriteQueues = Annotated[int | None, typer.Option(min=1, help="Queues to write, if others than to read.")]
 PermOption = Annotated[Perm | None, typer.Option("--perm", help="What may be done with it.")]
 TypeOption = Annotated[MessageType | None, typer.Option("--type", help="Which messages proxies take.")]
+Attributes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribute",
+        metavar="NAME=VALUE",
+        help="Such as message.status=true; without a value it is removed. May be given several times.",
+        show_default=False,
+    ),
+]
 
 
 @app.command("list")
@@ -149,16 +158,17 @@ def create(
     write_queues: WriteQueues = None,
     perm: PermOption = Perm.READ_WRITE,
     message_type: TypeOption = None,
+    attributes: Attributes = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a topic on all masters of a cluster that do not have it; when all have it, that is an error."""
     with errors_as_messages(), admin_client(namesrv) as admin:
         _check_users(topic)
+        changes = _changes(queues, read_queues, write_queues, perm, message_type, attributes)
         masters = admin.master_addresses(cluster)
         lacking = [address for address in masters.values() if admin.examine_topic_config(address, topic) is None]
         if not lacking:
             raise RocketMQError(f"topic {topic} is there: 'topic update' changes it")
-        changes = _changes(queues, read_queues, write_queues, perm, message_type, {})
         admin.create_and_update_topic_config(lacking, TopicConfig(topic, **changes))
         _tell(admin, topic, as_json, f"created topic {topic}")
 
@@ -172,6 +182,7 @@ def update(
     write_queues: WriteQueues = None,
     perm: PermOption = None,
     message_type: TypeOption = None,
+    attributes: Attributes = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a topic on all its masters; what is not named stays as it is.
@@ -179,14 +190,17 @@ def update(
     Messages in queues beyond a lower --read-queues are not consumed any more, and come back with them.
     """
     with errors_as_messages(), admin_client(namesrv) as admin:
+        changes = _changes(queues, read_queues, write_queues, perm, message_type, attributes)
+        if not changes:
+            raise ConfigError(
+                "nothing to change: give --queues, --read-queues, --write-queues, --perm, --type or --attribute"
+            )
         for name, address in admin.masters_of_topic(topic).items():
             config = admin.examine_topic_config(address, topic)
             if config is None:
                 raise RocketMQError(f"broker {name} has topic {topic} no more")
-            changes = _changes(queues, read_queues, write_queues, perm, message_type, config.attributes)
-            if not changes:
-                raise ConfigError("nothing to change: give --queues, --read-queues, --write-queues, --perm or --type")
-            admin.create_and_update_topic_config([address], replace(config, **changes))
+            # Attributes that stay are left out: brokers refuse to be told some of them again.
+            admin.create_and_update_topic_config([address], replace(config, **{"attributes": {}, **changes}))
         _tell(admin, topic, as_json, f"changed topic {topic}")
 
 
@@ -220,15 +234,29 @@ def _changes(
     write_queues: int | None,
     perm: Perm | None,
     message_type: MessageType | None,
-    attributes: Mapping[str, str],
+    attributes: Iterable[str] | None,
 ) -> dict[str, Any]:
+    named = _named(attributes or (), message_type)
     wanted = {
         "read_queue_nums": read_queues or queues,
         "write_queue_nums": write_queues or queues,
         "perm": None if perm is None else perm.bits,
-        "attributes": None if message_type is None else {**attributes, MESSAGE_TYPE: message_type.value},
+        "attributes": named or None,
     }
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _named(attributes: Iterable[str], message_type: MessageType | None) -> dict[str, str]:
+    """Attributes that are to be changed, those without a value removed."""
+    named = {} if message_type is None else {MESSAGE_TYPE: message_type.value}
+    for text in attributes:
+        name, equals, value = text.partition("=")
+        if not name or not equals or "," in text:
+            raise ConfigError(f"--attribute {text!r:.200} is not NAME=VALUE, such as message.status=true")
+        if name in named:
+            raise ConfigError(f"attribute {name} is given twice")
+        named[name] = value
+    return named
 
 
 def _tell(admin: DefaultMQAdminExt, topic: str, as_json: bool, sentence: str) -> None:

@@ -34,7 +34,8 @@ class TopicConfig:
         topic_filter_type: SINGLE_TAG or MULTI_TAG.
         topic_sys_flag: bits that the broker keeps for the topic.
         order: whether the name server keeps an order configuration for it.
-        attributes: such as ``message.type``: NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY, MIXED.
+        attributes: such as ``message.type``: NORMAL, FIFO, DELAY, TRANSACTION, PRIORITY, MIXED. What is to be changed
+            needs to have only those that change; one with an empty value is removed.
     """
 
     topic_name: str

@@ -28,8 +28,8 @@ DEFAULT_POP_INVISIBLE_TIME = 60_000
 TLS_PATHS = ("tls_client_trust_cert_path", "tls_client_cert_path", "tls_client_key_path")
 
 CONNECTION_SETTINGS = (
-    "rpc_hook", "access_key", "secret_key", "security_token", "use_tls", *TLS_PATHS, "tls_client_key_password",
-    "tls_check_hostname", "tls_insecure",
+    "namespace_v2", "rpc_hook", "access_key", "secret_key", "security_token", "use_tls", *TLS_PATHS,
+    "tls_client_key_password", "tls_check_hostname", "tls_insecure",
 )  # fmt: skip
 """What connections are made with, beside the name servers: the same for all who share a client."""
 
@@ -68,6 +68,8 @@ class ClientConfig:
         persist_consumer_offset_interval: ms between commits of consumers' offsets to the brokers (5,000).
         mq_client_api_timeout: ms that an administrative request may take (3,000).
         namespace: prefix of the names of all topics and groups at the brokers, or None. Set it before ``subscribe``.
+        namespace_v2: namespace that every request names in a field of its own; names are left as they are. None: none.
+            For servers that read it; Apache's do not.
         access_key: user name by which requests are signed, with ``secret_key``; None: they are not signed.
         secret_key: the user's password.
         security_token: of temporary credentials, or None.
@@ -93,6 +95,7 @@ class ClientConfig:
     persist_consumer_offset_interval: int = 5_000
     mq_client_api_timeout: int = 3_000
     namespace: str | None = None
+    namespace_v2: str | None = None
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
     security_token: str | None = field(default=None, repr=False)
@@ -150,7 +153,7 @@ class ClientConfig:
             check_range(name, getattr(self, name), 1, INT_MAX)
         if not isinstance(self.instance_name, str) or not self.instance_name:
             raise ConfigError(f"instance_name is a text that is not empty, not {self.instance_name!r}")
-        for name in ("unit_name", "client_ip"):
+        for name in ("unit_name", "client_ip", "namespace_v2"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{name} is a text or None, not {value!r}")

@@ -95,8 +95,10 @@ class Message:
         delay_time_ms: the same in ms; brokers round to a second by default.
         deliver_time_ms: deliver at this moment, ms since 1970; 0, or a moment past, at once.
         message_group: messages of one group keep their order where a topic and a consumer group are made for it (FIFO);
-            the proxy chooses their queue by it, so ``endpoints`` are needed.
-        priority: of topics whose messages have one, higher ones first; from 0.
+            the proxy chooses their queue by it, so ``endpoints`` are needed; a producer with ``namesrv_addr`` warns,
+            and needs a selector.
+        priority: of topics whose messages have one, higher ones first when they are popped; from 0. It is the number of
+            the queue, or the last one if there are fewer; brokers before 5.5 do not know it.
         wait_store_msg_ok: whether the broker answers only after its configured flush and replication.
 
     Raises:

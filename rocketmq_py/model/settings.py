@@ -26,6 +26,7 @@ class ClientSettings(TypedDict, total=False):
     persist_consumer_offset_interval: int
     mq_client_api_timeout: int
     namespace: str | None
+    namespace_v2: str | None
     access_key: str | None
     secret_key: str | None
     security_token: str | None

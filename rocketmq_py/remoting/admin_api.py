@@ -75,7 +75,10 @@ class AdminApi:
     # Topics.
 
     def create_topic(self, address: str, config: TopicConfig) -> None:
-        """Create or change a topic on one broker; attributes that are not named stay as they are."""
+        """Create or change a topic on one broker.
+
+        Attributes that are not named stay as they are, one with an empty value is removed.
+        """
         fields = {
             "topic": config.topic_name,
             "defaultTopic": AUTO_CREATE_TOPIC_KEY_TOPIC,
@@ -87,7 +90,8 @@ class AdminApi:
             "order": "true" if config.order else "false",
         }
         if config.attributes:
-            fields["attributes"] = ",".join(f"+{name}={value}" for name, value in config.attributes.items())
+            changes = [f"+{name}={value}" if value else f"-{name}" for name, value in config.attributes.items()]
+            fields["attributes"] = ",".join(changes)
         self._ask(address, RequestCode.UPDATE_AND_CREATE_TOPIC, fields, f"create or change topic {config.topic_name}")
 
     def topic_config(self, address: str, topic: str) -> TopicConfig:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from rocketmq_py.errors import BrokerError, ConnectError, IllegalStateError, RequestTimeoutError, RocketMQError
@@ -200,6 +200,29 @@ class RemotingClient:
     def connection(self, address: str) -> Connection | None:
         """The control connection to an address, if there is one now."""
         return self._connections.get((address, CONTROL_LANE))
+
+    def await_next_try(self, addresses: Collection[str], timeout_ms: int) -> int:
+        """Wait while none of these servers is tried, because none could be reached a moment ago.
+
+        For threads of the user's alone. Their next try is made after ``BACKOFF_MIN_MS`` at the latest then, however
+        long the back-off is; with less time than that nothing is awaited. Behaviour: PR-23.
+
+        Returns:
+            The ms waited; 0 when a request to one of them would be sent, or a connection tried, at once.
+        """
+        now_ms = self._clock.monotonic_ms()
+        addresses = set(addresses)
+        with self._lock:
+            nexts = {address: self._failures[address][1] for address in addresses if address in self._failures}
+            connected = any((address, CONTROL_LANE) in self._connections for address in addresses)
+            wait_ms = min([*nexts.values(), now_ms + BACKOFF_MIN_MS]) - now_ms
+            if not addresses or connected or len(nexts) < len(addresses) or not 0 < wait_ms < timeout_ms:
+                return 0
+            for address in addresses:
+                failures, next_ms, reason = self._failures[address]
+                self._failures[address] = (failures, min(next_ms, now_ms + wait_ms), reason)
+        self._runtime.event().wait(wait_ms)
+        return self._clock.monotonic_ms() - now_ms
 
     def shutdown(self) -> None:
         """Close every connection; what is in flight fails with ``ConnectError``."""

@@ -111,6 +111,13 @@ class RouteTable:
         addresses = random.choice(brokers).broker_addrs
         return addresses.get(MASTER_ID) or random.choice(list(addresses.values()))
 
+    def masters_of(self, topic: str) -> list[str] | None:
+        """Addresses of the masters of a topic; None without a route of it."""
+        route = self._routes.get(topic)
+        if route is None:
+            return None
+        return [broker.broker_addrs[MASTER_ID] for broker in route.broker_datas if MASTER_ID in broker.broker_addrs]
+
     def broker_addresses(self, masters_only: bool) -> list[str]:
         """Every broker address, each once."""
         with self._lock:

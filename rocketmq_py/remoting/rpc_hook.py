@@ -1,6 +1,6 @@
 """Places where others may look at, and add to, the requests of a client; and the one that signs them.
 
-Source: RPCHook, AclClientRPCHook, AclUtils, AclSigner.
+Source: RPCHook, NamespaceRpcHook, AclClientRPCHook, AclUtils, AclSigner.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rocketmq_py.errors import ClientError, RocketMQError
+from rocketmq_py.model.config import ClientConfig
 from rocketmq_py.remoting.frame import RemotingCommand, encode
 
 ACCESS_KEY = "AccessKey"
 SIGNATURE = "Signature"
 SECURITY_TOKEN = "SecurityToken"  # noqa: S105 - a field's name
+NAMESPACED = "nsd"
+NAMESPACE = "ns"
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +74,33 @@ class RpcHooks:
                 raise
             except BaseException:  # noqa: BLE001 - border: the request was carried out, its answer must arrive
                 _log.warning("the RPC hook %s failed after a response", type(hook).__name__, exc_info=True)
+
+
+def hooks_of(config: ClientConfig) -> list[RPCHook]:
+    """The hooks of a client in the order in which they are called. Source: MQClientAPIImpl."""
+    hooks: list[RPCHook] = []
+    if config.namespace_v2:
+        hooks.append(NamespaceRpcHook(config.namespace_v2))
+    if config.rpc_hook is not None:
+        hooks.append(config.rpc_hook)
+    if config.access_key is not None and config.secret_key is not None:
+        hooks.append(AclClientRPCHook(config.access_key, config.secret_key, config.security_token))
+    return hooks
+
+
+class NamespaceRpcHook:
+    """Names a namespace in a field of its own, names stay as they are. Behaviour: NS-06."""
+
+    def __init__(self, namespace_v2: str) -> None:
+        self._namespace_v2 = namespace_v2
+
+    def do_before_request(self, address: str, request: RemotingCommand) -> None:
+        """Add the namespace."""
+        request.ext_fields[NAMESPACED] = "true"
+        request.ext_fields[NAMESPACE] = self._namespace_v2
+
+    def do_after_response(self, address: str, request: RemotingCommand, response: RemotingCommand) -> None:
+        """Nothing."""
 
 
 class AclClientRPCHook:

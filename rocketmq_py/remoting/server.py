@@ -7,6 +7,7 @@ is looked at until it has caught up.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections import deque
@@ -252,7 +253,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any free one. Connections wait until it is served.
 
     Raises:
-        ConnectError: the port is taken or may not be used.
+        ConnectError: the port is taken or may not be used, or the address is not this machine's.
     """
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
@@ -261,7 +262,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock.listen(BACKLOG)  # here, because two sockets may bind a port and one listen
     except (OSError, OverflowError) as error:
         sock.close()
-        raise ConnectError(f"cannot listen at {host}:{port}: {error}; choose another port") from error
+        what = "address" if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL else "port"
+        raise ConnectError(f"cannot listen at {host}:{port}: {error}; choose another {what}") from error
     return sock
 
 

@@ -61,8 +61,8 @@ class BrokerForTests:
     def down(self) -> Iterator[None]:
         """Inside of this the broker is gone; then it is back with all that it had stored.
 
-        A client that has found nobody meanwhile fails at once for a while, 200 ms after the first failure and at most
-        5 s, before it tries again.
+        A client that has found nobody meanwhile tries again only after a while, 200 ms after the first failure and at
+        most 5 s; a send that blocks waits up to 200 ms and tries.
         """
         self._broker.shutdown()
         try:

@@ -114,7 +114,8 @@ def program_command(main_class: str, *args: str, options: Iterable[str] = ()) ->
         source = folder / f"{main_class}.java"
         if source.is_file():
             quiet = [f"-Drmq.logback.configurationFile={QUIET}", f"-Duser.home={cache_dir() / 'home'}"]
-            return java_command(compile_java([source]), main_class, *args, options=[*quiet, *options])
+            sources = {source, *folder.glob("CommandLoop.java")}
+            return java_command(compile_java(sources), main_class, *args, options=[*quiet, *options])
     raise JavaError(f"no {main_class}.java in {' or '.join(map(str, PROGRAM_FOLDERS))}")
 
 

@@ -16,7 +16,7 @@ from tests.embedded import EmbeddedProcess
 def test_commands_sign_by_the_keys_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"operator": "its password"}))
-    with EmbeddedProcess(tmp_path / "data", "--access-keys", str(keys), "--message-status") as broker:
+    with EmbeddedProcess(tmp_path / "data", "--access-keys", str(keys)) as broker:
         monkeypatch.setenv("NAMESRV_ADDR", broker.namesrv_addr)
 
         def run(*args: str) -> int:
@@ -30,7 +30,8 @@ def test_commands_sign_by_the_keys_of_the_environment(tmp_path: Path, monkeypatc
         monkeypatch.setenv(SECRET_KEY, "another password")
         assert run("topic", "create", "orders") == 1
         monkeypatch.setenv(SECRET_KEY, "its password")
-        assert run("topic", "create", "orders") == 0
+        assert run("topic", "create", "orders", "--attribute", "message.status=true") == 0
         assert run("send", "--topic", "orders", "--count", "2") == 0
         assert run("offset", "show", "--group", "billing", "--topic", "orders") == 0
+        assert run("group", "create", "billing") == 0
         assert run("status", "--group", "billing", "--state", "CS") == 0

@@ -68,6 +68,12 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
         said = refused("--data", str(tmp_path / "other"), "--broker-port", taken)
         assert f"cannot listen at 127.0.0.1:{taken}" in said
         assert "choose another port" in said
+        said = refused("--data", str(tmp_path / "other"), "--grpc-port", taken)
+        assert said.splitlines() == [
+            f"error: cannot listen at 127.0.0.1:{taken}: [Errno 98] Address already in use; choose another port"
+        ]
+    elsewhere = refused("--data", str(tmp_path / "other"), "--host", "192.0.2.1")  # an address for documentation only
+    assert "choose another address" in elsewhere
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "store.db").write_bytes(b"no database " * 500)
     assert "It is no store or is damaged" in refused("--data", str(tmp_path / "foreign"))

@@ -24,6 +24,12 @@ from rocketmq_py.cli.options import confirm, errors_as_messages
         (["topic", "create", "%RETRY%g"], "would be a topic of the group g: brokers make such a topic when"),
         (["topic", "create", "%DLQ%g"], "would be a topic of the group g: brokers make such a topic when"),
         (["topic", "create", "t", "--type", "KIND"], "'NORMAL', 'FIFO', 'DELAY', 'TRANSACTION', 'PRIORITY', 'MIXED'"),
+        (["topic", "create", "t", "--attribute", "message.status"], "is not NAME=VALUE, such as message.status=true"),
+        (["topic", "create", "t", "--attribute", "a=b,+c=d"], "is not NAME=VALUE"),
+        (
+            ["topic", "update", "t", "--type", "FIFO", "--attribute", "message.type=DELAY"],
+            "message.type is given twice",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_clear_words(
@@ -52,3 +58,12 @@ def test_a_question_that_nobody_answers_says_what_to_give() -> None:
     assert CliRunner().invoke(asking, [], input="n\n").exit_code == 1
     assert "deleted" in CliRunner().invoke(asking, [], input="y\n").output
     assert "deleted" in CliRunner().invoke(asking, ["--yes"]).output
+
+
+@pytest.mark.behaviour("AC-11")
+def test_the_help_of_a_broker_tells_whole_names_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = CliRunner().invoke(app, ["broker", "--help"]).output
+    for name in ("--transaction-time-out", "--transaction-check-interval", "--transaction-check-max", "--grpc-port"):
+        assert f"{name} " in told
+    assert "…" not in told

@@ -63,10 +63,11 @@ def send(producer: DefaultMQProducer, topic: str, count: int = COUNT) -> list[Se
 @pytest.mark.behaviour("AC-01")
 def test_a_topic_is_created_shown_changed_and_deleted(server: Server, run: Run, producer: DefaultMQProducer) -> None:
     topic = f"made-{time.monotonic_ns()}"
-    made = told(run("topic", "create", topic, "--queues", QUEUES, "--type", "NORMAL", "--json"))
+    attributes = ("--attribute", "queue.type=SimpleCQ", "--attribute", "reserve.time=-1")
+    made = told(run("topic", "create", topic, "--queues", QUEUES, "--type", "NORMAL", *attributes, "--json"))
     expected = {
         "broker": "broker-a", "read_queues": QUEUES, "write_queues": QUEUES, "perm": "rw",
-        "attributes": {"message.type": "NORMAL"},
+        "attributes": {"message.type": "NORMAL", "queue.type": "SimpleCQ", "reserve.time": "-1"},
     }  # fmt: skip
     assert made == {"topic": topic, "brokers": [expected]}
     assert "'topic update' changes it" in run("topic", "create", topic, code=1).stderr
@@ -87,6 +88,10 @@ def test_a_topic_is_created_shown_changed_and_deleted(server: Server, run: Run, 
 
     changed = told(run("topic", "update", topic, "--read-queues", QUEUES + 1, "--perm", "r", "--json"))
     assert changed["brokers"] == [{**expected, "read_queues": QUEUES + 1, "perm": "r"}]
+    changed = told(run("topic", "update", topic, "--type", "FIFO", "--attribute", "reserve.time=", "--json"))
+    assert changed["brokers"][0]["attributes"] == {"message.type": "FIFO", "queue.type": "SimpleCQ"}
+    assert "SimpleCQ" in run("topic", "show", topic).stdout
+    assert "unheard.of" in run("topic", "update", topic, "--attribute", "unheard.of=1", code=1).stderr
     assert "nothing to change" in run("topic", "update", topic, code=2).stderr
     assert told(run("topic", "delete", topic, "--yes", "--json")) == {"deleted": topic}
     assert "No topic route info" in run("topic", "show", topic, code=1).stderr

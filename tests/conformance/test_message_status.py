@@ -152,6 +152,14 @@ def test_wrong_use_and_unknown_messages_are_one_line(scene: Scene) -> None:
     assert (unknown.exit_code, unknown.stdout) == (1, "")
     assert unknown.stderr.startswith("error: ")
     assert len(unknown.stderr.splitlines()) == 1
+    (msg_id,) = scene.send(b"body")
+    for of_group in (["--state", "CF"], ["--state", "CF", "--json"], [msg_id], [msg_id, "--json"]):
+        typo = command(scene, *of_group, "--group", "typo")
+        assert (typo.exit_code, typo.stdout) == (1, "")
+        assert typo.stderr == "error: no broker knows the group typo: 'group list' tells which there are\n"
+    scene.broker.create_group(scene.group)
+    for of_group in (["--state", "CF"], [msg_id]):
+        assert command(scene, *of_group, "--group", scene.group).exit_code == 0
     for args in ([], ["--group", "g"], ["--group", "g", "--state", "X"], ["id", "--state", "CF"]):
         assert command(scene, *args).exit_code == 2
 

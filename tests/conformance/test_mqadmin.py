@@ -92,6 +92,8 @@ def run_scenario(server: ApacheCluster | EmbeddedProcess, topic: str, group: str
         step("reset", "resetOffsetByTime", "-g", group, "-t", topic, "-s", "0")
         step("progress after the reset", "consumerProgress", "-g", group, "-t", topic)
         step("nobody is connected", "consumerConnection", "-g", group)
+        step("clean places", "cleanExpiredCQ", "-c", "DefaultCluster")
+        step("clean topics", "cleanUnusedTopic", "-b", server.broker_addr)
         listed = admin.run("topicList", "-c")
         assert re.search(rf"DefaultCluster +{topic} +{group}", listed), listed
         cluster = admin.run("clusterList")
@@ -100,6 +102,17 @@ def run_scenario(server: ApacheCluster | EmbeddedProcess, topic: str, group: str
         )
         assert "brokerVersionDesc" in admin.run("brokerStatus", "-b", server.broker_addr)
         assert re.search(r"brokerName += +broker-a", admin.run("getBrokerConfig", "-b", server.broker_addr))
+        # How many a second, and within which span, depends on when the samples are taken, every 10 s.
+        counted = re.compile(rf"(?m)^({topic} +{group} +3)( +\d+\.\d\d){{2}}( +[1-3]){{2}}$")
+        eventually(lambda: counted.search(step("counters", "statsAll", "-t", topic)) is not None, 30, "the samples")
+        printed["counters"] = counted.sub(r"\1 RATES COUNTS", printed["counters"])
+        # No command asks for the lowest offset of all groups.
+        step_back = {"consumerGroup": "TOOLS_CONSUMER", "topic": topic, "queueId": 0, "commitOffset": 1}
+        server.call(server.broker_addr, 15, step_back).checked("a commit")
+        for without in ("", "TOOLS_CONSUMER"):
+            fields = {"topic": topic, "compareGroup": group, "filterGroups": without}
+            answer = server.call(server.broker_addr, 308, fields).checked("the lowest offsets")
+            printed[f"lowest offsets without {without or 'none'}"] = answer.body.decode()
         step("pop", "setConsumeMode", "-c", "DefaultCluster", "-t", topic, "-g", group, "-m", "POP", "-q", "1")
         step("keep a text", "updateKvConfig", "-s", "ns", "-k", "key", "-v", "value")
         step("forget a text", "deleteKvConfig", "-s", "ns", "-k", "key")

@@ -461,6 +461,8 @@ def test_a_port_that_speaks_something_else_is_told(monkeypatch: pytest.MonkeyPat
         ({"message_queue_listener": print}, "no queues of their own"),
         ({"namesrv_addr": "127.0.0.1:9876"}, "give one of them"),
         ({"enable_msg_trace": True}, "enable_msg_trace"),
+        ({"unit_mode": True}, "unit_mode"),
+        ({"namespace_v2": "ns"}, "namespace_v2"),
     ],
 )
 def test_what_cannot_work_with_endpoints_is_refused(settings: dict[str, Any], words: str) -> None:

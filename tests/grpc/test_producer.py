@@ -24,6 +24,7 @@ from rocketmq_py import (
     SendCallback,
     SendResult,
     SendStatus,
+    SimpleConsumer,
     TransactionMQProducer,
 )
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
@@ -249,6 +250,12 @@ def test_what_the_protocol_does_not_offer_is_refused(server: GrpcServer, start_p
         producer.send(Message("topic", bytes(5_000_000)))
     with pytest.raises(ConfigError, match="give one of them"):
         DefaultMQProducer("producers", endpoints="127.0.0.1:1", namesrv_addr="127.0.0.1:2").start()
+    with pytest.raises(ConfigError, match="unit_mode"):
+        DefaultMQProducer("producers", endpoints="127.0.0.1:1", unit_mode=True).start()
+    with pytest.raises(ConfigError, match="namespace_v2"):
+        DefaultMQProducer("producers", endpoints="127.0.0.1:1", namespace_v2="ns").start()
+    with pytest.raises(ConfigError, match="namespace_v2"):
+        SimpleConsumer("group", endpoints="127.0.0.1:1", namespace_v2="ns").start()
     assert producer.fetch_publish_message_queues("topic") == [MessageQueue("topic", BROKER, 0)]
     producer.shutdown()
     with pytest.raises(IllegalStateError, match="shut down"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rocketmq_py import ClientError, DefaultMQProducer, Message, RemotingCommand
+from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
 from rocketmq_py.remoting.rpc_hook import AclClientRPCHook
 from tests.io.calls import begin, request
 from tests.io.cluster import HEARTBEAT, MEMBERS, PULL, ROUTE, SEND_V2, UPDATE_OFFSET
@@ -93,6 +94,32 @@ def test_every_request_of_consumers_and_producers_is_signed_after_the_users_hook
         told = checked.ext_fields.pop("Signature")
         AclClientRPCHook("ak", "secret").do_before_request("", checked)
         assert told == checked.ext_fields["Signature"]
+
+
+@pytest.mark.behaviour("NS-06")
+def test_with_namespace_v2_every_request_names_it_and_is_signed_with_it(
+    make_cluster: MakeCluster, make_consumer: MakeConsumer, make_server: MakeServer
+) -> None:
+    cluster = make_cluster()
+    settings: dict[str, Any] = {"namespace_v2": "ns", "access_key": "ak", "secret_key": "secret"}
+    cluster.store(b"one")
+    consumer = make_consumer(cluster, enable_msg_trace=True, **settings)
+    assert consumer.has(b"one")
+    with DefaultMQProducer("producer", namesrv_addr=cluster.address, **settings) as producer:
+        producer.send(Message("topic", b"body"))
+    clusters = make_server(lambda peer, seen: peer.reply(seen, body=b'{"brokerAddrTable":{},"clusterAddrTable":{}}'))
+    with DefaultMQAdminExt(namesrv_addr=clusters.address, **settings) as admin:
+        admin.examine_broker_cluster_info()
+    consumer.consumer.shutdown()
+    seen = [*cluster.name_server.seen, *cluster.broker.seen, *clusters.seen]
+    assert {ROUTE, HEARTBEAT, MEMBERS, PULL, SEND_V2} <= {each.code for each in seen}
+    for each in seen:
+        assert (each.fields["nsd"], each.fields["ns"]) == ("true", "ns")
+        told = RemotingCommand(each.code, ext_fields=dict(each.fields), body=each.body)
+        AclClientRPCHook("ak", "secret").do_before_request("", told)
+        assert told.ext_fields["Signature"] == each.fields["Signature"]
+    (sent,) = (each for each in cluster.broker.seen if each.code == SEND_V2)
+    assert sent.fields["b"] == "topic"
 
 
 @pytest.mark.behaviour("RH-02")

@@ -20,7 +20,7 @@ from rocketmq_py.model.recall_handle import RecallHandle
 from rocketmq_py.runtime import ThreadRuntime
 from tests.io.calls import in_threads, join
 from tests.io.cluster import RECALL, ROUTE, SEND_V2, TOPIC, Cluster, reply_sent, route
-from tests.io.conftest import MakeCluster, MakeProducer
+from tests.io.conftest import MakeCluster, MakeProducer, MakeServer
 from tests.io.server import BOUND_S, BlackHole, Peer, Seen, Server, eventually, free_port
 
 
@@ -375,3 +375,45 @@ def test_a_broker_that_comes_back_takes_messages_again(make_cluster: MakeCluster
         producer.send(message())
     cluster.brokers["broker-a"] = Server(cluster._handler("broker-a"), port=port)
     assert eventually(lambda: sends(producer), BOUND_S)
+
+
+@pytest.mark.behaviour("PR-22")
+def test_a_message_group_that_keeps_nothing_in_order_is_sent_with_a_warning_that_says_what_does(
+    make_cluster: MakeCluster, make_producer: MakeProducer, caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = make_producer(make_cluster())
+    grouped = Message(TOPIC, b"body", message_group="order-7")
+    producer.send(grouped, selector=lambda queues, message, arg: queues[0])
+    producer.send(grouped, queue=producer.fetch_publish_message_queues(TOPIC)[0])
+    producer.send(message())
+    assert "order-7" not in caplog.text
+    producer.send(grouped)
+    producer.send([message(), grouped])
+    (line,) = (record.getMessage() for record in caplog.records if "order-7" in record.getMessage())
+    assert "selector" in line
+    assert "endpoints" in line
+
+
+@pytest.mark.behaviour("PR-23")
+@pytest.mark.parametrize("gone", ["name server", "broker"])
+def test_a_send_while_nobody_is_tried_waits_for_a_try_instead_of_failing(
+    gone: str, make_cluster: MakeCluster, make_server: MakeServer, make_producer: MakeProducer
+) -> None:
+    cluster = make_cluster()
+    producer = make_producer(cluster, send_msg_timeout=10_000, retry_times_when_send_failed=0)
+    server, honest = cluster.broker, cluster.handle
+    if gone == "name server":
+        server = cluster.name_server
+    else:
+        producer.fetch_publish_message_queues(TOPIC)
+    server.stop()
+    for _ in range(3):  # each is a try: the next one is 800 ms off
+        with pytest.raises(ConnectError, match="cannot connect") as error:
+            producer.send(message())
+        assert "next try in" not in str(error.value)
+    with pytest.raises(ConnectError, match="next try in"):
+        producer.send(message(), timeout_ms=1)
+    make_server(
+        lambda peer, seen: honest(next(iter(cluster.brokers)), peer, seen), port=int(server.address.split(":")[1])
+    )
+    producer.send(message())

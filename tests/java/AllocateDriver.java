@@ -1,8 +1,4 @@
-import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
-import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.HashSet;
 import java.util.List;
@@ -37,18 +33,7 @@ public final class AllocateDriver {
     }
 
     public static void main(String[] args) throws IOException {
-        PrintStream out = System.out;
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        StringBuilder answers = new StringBuilder();
-        for (String line = in.readLine(); line != null; line = in.readLine()) {
-            if (line.equals(".")) {
-                out.write(answers.toString().getBytes(StandardCharsets.UTF_8));
-                out.flush();
-                answers.setLength(0);
-            } else {
-                answers.append(answer(line.split("\\|", -1))).append('\n');
-            }
-        }
+        CommandLoop.run(line -> answer(line.split("\\|", -1)));
     }
 
     private static String answer(String[] words) {

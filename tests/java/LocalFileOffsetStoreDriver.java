@@ -1,8 +1,4 @@
-import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
-import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.Set;
 import java.util.stream.Collectors;
@@ -16,8 +12,8 @@ import org.apache.rocketmq.common.message.MessageQueue;
 /**
  * Runs upstream's LocalFileOffsetStore on commands from standard input: one answer line per command line.
  *
- * <p>The folder comes with -Drocketmq.client.localOffsetStoreDir, the client id as argument. Answers are written when the
- * line "." comes. An exception is answered as {@code !ClassName}. A queue is written as TOPIC/BROKER/ID.
+ * <p>The folder comes with -Drocketmq.client.localOffsetStoreDir, the client id as argument. By {@link
+ * CommandLoop}. A queue is written as TOPIC/BROKER/ID.
  *
  * <pre>
  * new GROUP                    a store, its file loaded
@@ -39,27 +35,8 @@ public final class LocalFileOffsetStoreDriver {
 
     public static void main(String[] args) throws IOException {
         LocalFileOffsetStoreDriver driver = new LocalFileOffsetStoreDriver(args[0]);
-        PrintStream out = System.out;
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        StringBuilder answers = new StringBuilder();
-        for (String line = in.readLine(); line != null; line = in.readLine()) {
-            if (line.equals(".")) {
-                out.write(answers.toString().getBytes(StandardCharsets.UTF_8));
-                out.flush();
-                answers.setLength(0);
-            } else {
-                answers.append(driver.answer(line.split(" "))).append('\n');
-            }
-        }
+        CommandLoop.run(line -> driver.run(line.split(" ")));
         System.exit(0); // the client's threads would keep the JVM alive
-    }
-
-    private Object answer(String[] words) {
-        try {
-            return run(words);
-        } catch (Exception e) {
-            return "!" + e.getClass().getSimpleName();
-        }
     }
 
     private Object run(String[] words) throws MQClientException {

@@ -1,10 +1,6 @@
-import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
 import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
-import java.nio.charset.StandardCharsets;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.stream.Collectors;
@@ -21,7 +17,7 @@ import org.apache.rocketmq.remoting.protocol.header.PopMessageRequestHeader;
 /**
  * Has upstream's client read answers to a pop, given on standard input: one answer line per command line.
  *
- * <p>Answers are written when the line "." comes. A command is ORDER|FIELDS|BODY: whether the pop was an ordered one; the
+ * <p>By {@link CommandLoop}. A command is ORDER|FIELDS|BODY: whether the pop was an ordered one; the
  * answer's fields, NAME=VALUE separated by "&"; the messages as hex. The answer tells of each message
  * TOPIC/RECEIPT/FIRST-POP-TIME/RECONSUME-TIMES/REAL-TOPIC, separated by "|"; or "!" for any exception.
  */
@@ -34,18 +30,7 @@ public final class PopResponseDriver {
         Method read = MQClientAPIImpl.class.getDeclaredMethod(
             "processPopResponse", String.class, RemotingCommand.class, String.class, CommandCustomHeader.class);
         read.setAccessible(true);
-        PrintStream out = System.out;
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        StringBuilder answers = new StringBuilder();
-        for (String line = in.readLine(); line != null; line = in.readLine()) {
-            if (line.equals(".")) {
-                out.write(answers.toString().getBytes(StandardCharsets.UTF_8));
-                out.flush();
-                answers.setLength(0);
-            } else {
-                answers.append(answer(api, read, line.split("\\|", -1))).append('\n');
-            }
-        }
+        CommandLoop.run(line -> answer(api, read, line.split("\\|", -1)));
     }
 
     private static String answer(MQClientAPIImpl api, Method read, String[] words) throws IllegalAccessException {

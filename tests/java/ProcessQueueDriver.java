@@ -1,9 +1,5 @@
-import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
 import java.lang.reflect.Field;
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
@@ -21,7 +17,7 @@ import org.apache.rocketmq.common.message.MessageExt;
 /**
  * Runs upstream's ProcessQueue on commands from standard input: one answer line per command line.
  *
- * <p>Answers are written when the line "." comes. An exception is answered as {@code !ClassName}. A message is written
+ * <p>By {@link CommandLoop}. A message is written
  * as OFFSET:BODYSIZE[:MAX_OFFSET]; a body of size 0 is null, as upstream decodes it.
  *
  * <pre>
@@ -44,26 +40,7 @@ public final class ProcessQueueDriver {
 
     public static void main(String[] args) throws IOException {
         ProcessQueueDriver driver = new ProcessQueueDriver();
-        PrintStream out = System.out;
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        StringBuilder answers = new StringBuilder();
-        for (String line = in.readLine(); line != null; line = in.readLine()) {
-            if (line.equals(".")) {
-                out.write(answers.toString().getBytes(StandardCharsets.UTF_8));
-                out.flush();
-                answers.setLength(0);
-            } else {
-                answers.append(driver.answer(line.split(" "))).append('\n');
-            }
-        }
-    }
-
-    private Object answer(String[] words) {
-        try {
-            return run(words);
-        } catch (Exception e) {
-            return "!" + e.getClass().getSimpleName();
-        }
+        CommandLoop.run(line -> driver.run(line.split(" ")));
     }
 
     private Object run(String[] words) throws ReflectiveOperationException {

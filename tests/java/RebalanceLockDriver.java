@@ -1,11 +1,6 @@
-import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
 import java.lang.reflect.Field;
-import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
-import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.Map;
 import java.util.Set;
@@ -16,7 +11,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
 /**
  * Runs upstream's RebalanceLockManager on commands from standard input: one answer line per command line.
  *
- * <p>Answers are written when the line "." comes. An exception is answered as {@code !ClassName}. A queue is written as
+ * <p>By {@link CommandLoop}. A queue is written as
  * TOPIC/BROKER/ID.
  *
  * <pre>
@@ -36,27 +31,7 @@ public final class RebalanceLockDriver {
 
     public static void main(String[] args) throws IOException {
         RebalanceLockDriver driver = new RebalanceLockDriver();
-        PrintStream out = System.out;
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        StringBuilder answers = new StringBuilder();
-        for (String line = in.readLine(); line != null; line = in.readLine()) {
-            if (line.equals(".")) {
-                out.write(answers.toString().getBytes(StandardCharsets.UTF_8));
-                out.flush();
-                answers.setLength(0);
-            } else {
-                answers.append(driver.answer(line.split(" "))).append('\n');
-            }
-        }
-    }
-
-    private Object answer(String[] words) {
-        try {
-            return run(words);
-        } catch (Exception e) {
-            Throwable cause = e instanceof InvocationTargetException ? e.getCause() : e;
-            return "!" + cause.getClass().getSimpleName();
-        }
+        CommandLoop.run(line -> driver.run(line.split(" ")));
     }
 
     private Object run(String[] words) throws ReflectiveOperationException {

@@ -1,7 +1,4 @@
-import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
 import java.lang.reflect.Constructor;
 import java.nio.charset.StandardCharsets;
 import java.util.Base64;
@@ -15,7 +12,7 @@ import org.apache.rocketmq.filter.parser.SelectorParser;
 /**
  * Has upstream's SqlFilter read and evaluate expressions from standard input: one answer line per command line.
  *
- * <p>Answers are written when the line "." comes. A command is an expression, then a name and a value for each property,
+ * <p>By {@link CommandLoop}. A command is an expression, then a name and a value for each property,
  * all in Base64 and separated by spaces. The answer is {@code refused}, {@code trailing} for an expression behind whose
  * end there is something that upstream does not look at, or what it evaluates to: {@code true}, {@code false} or
  * {@code null}; {@code null}, too, when evaluating throws.
@@ -25,18 +22,7 @@ public final class SqlFilterDriver {
     }
 
     public static void main(String[] args) throws IOException, ReflectiveOperationException {
-        PrintStream out = System.out;
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        StringBuilder answers = new StringBuilder();
-        for (String line = in.readLine(); line != null; line = in.readLine()) {
-            if (line.equals(".")) {
-                out.write(answers.toString().getBytes(StandardCharsets.UTF_8));
-                out.flush();
-                answers.setLength(0);
-            } else {
-                answers.append(answer(line.split(" "))).append('\n');
-            }
-        }
+        CommandLoop.run(line -> answer(line.split(" ")));
     }
 
     private static String answer(String[] words) throws ReflectiveOperationException {

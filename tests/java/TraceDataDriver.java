@@ -1,7 +1,4 @@
-import java.io.BufferedReader;
 import java.io.IOException;
-import java.io.InputStreamReader;
-import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.HexFormat;
@@ -19,7 +16,7 @@ import org.apache.rocketmq.common.message.MessageType;
 /**
  * Encodes trace contexts with upstream's TraceDataEncoder: one answer line per command line.
  *
- * <p>Answers are written when the line "." comes. Texts are the hex digits of their UTF-8 behind an x, or "null". An
+ * <p>By {@link CommandLoop}. Texts are the hex digits of their UTF-8 behind an x, or "null". An
  * answer is the encoded context, then the keys that are not empty, sorted.
  *
  * <pre>
@@ -34,18 +31,7 @@ public final class TraceDataDriver {
     }
 
     public static void main(String[] args) throws IOException {
-        PrintStream out = System.out;
-        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-        StringBuilder answers = new StringBuilder();
-        for (String line = in.readLine(); line != null; line = in.readLine()) {
-            if (line.equals(".")) {
-                out.write(answers.toString().getBytes(StandardCharsets.UTF_8));
-                out.flush();
-                answers.setLength(0);
-            } else {
-                answers.append(answer(line.split(" "))).append('\n');
-            }
-        }
+        CommandLoop.run(line -> answer(line.split(" ")));
     }
 
     private static String answer(String[] words) {

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -169,6 +169,44 @@ def test_an_executor_that_takes_nothing_fails_the_messages_and_loses_none(caplog
 
     assert call(fan_out(lambda msg: None, Ended(), "each"), 3)[0] is LATER
     assert "cannot schedule new futures" in caplog.text
+
+
+def broken_at_its_first_message() -> ThreadPoolExecutor:
+    def fail() -> None:
+        raise OSError("no more of what a thread needs")
+
+    return ThreadPoolExecutor(1, initializer=fail)
+
+
+def shut_down() -> ThreadPoolExecutor:
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    return executor
+
+
+@pytest.mark.behaviour("FO-10")
+@pytest.mark.parametrize("make", [broken_at_its_first_message, shut_down])
+def test_a_pool_that_is_broken_is_told_once_and_not_as_failures_of_messages(
+    make: Callable[[], ThreadPoolExecutor], caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Outcome] = []
+    with make() as executor:
+        fan = fan_out(lambda msg: None, executor, "each", on_results=told.extend)
+        assert [call(fan, 3)[0] for _ in range(2)] == [LATER] * 2
+    assert [outcome.state for outcome in told] == [OutcomeState.FAILED] * 6
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "rocketmq_py.batch")
+    assert "the pool given to fan_out is broken or shut down" in line
+    assert "new pool" in line
+
+
+@pytest.mark.behaviour("FO-10")
+def test_a_handler_whose_own_pool_is_broken_is_a_failure_of_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    def handle(msg: MessageExt) -> None:
+        raise BrokenExecutor("another pool")
+
+    assert call(fan_out(handle, Inline()), 1)[0] is LATER
+    assert "the handler failed" in caplog.text
+    assert "given to fan_out" not in caplog.text
 
 
 @pytest.mark.behaviour("FO-07")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rocketmq_py.broker.broker_stats_manager import SAMPLE_MS, SLICE_COUNT, BrokerStatsManager
 from rocketmq_py.broker.store.message_table import delete_messages
 from rocketmq_py.model import fastjson
 from rocketmq_py.model.message_queue import MessageQueue
@@ -454,7 +455,7 @@ def query(client: Client, key: str, topic: str = TOPIC, *, begin: int = 0, end: 
 
 
 @pytest.mark.behaviour("AB-14")
-def test_messages_are_found_by_every_key_and_by_their_producers_id_the_newest_first(rig: Rig, client: Client) -> None:
+def test_messages_are_found_by_every_key_and_by_their_producers_id_the_oldest_first(rig: Rig, client: Client) -> None:
     rig.create_topic("other")
     moments = []
     for number in range(3):
@@ -466,8 +467,8 @@ def test_messages_are_found_by_every_key_and_by_their_producers_id_the_newest_fi
     rig.reopen()
     assert query(client, "k1") == ["1"]
     assert query(client, "ID2", _UNIQUE_KEY_QUERY="true") == ["2"]
-    assert query(client, "both") == ["2", "1", "0"]
-    assert query(client, "both", maxNum=2) == ["2", "1"]
+    assert query(client, "both") == ["0", "1", "2"]
+    assert query(client, "both", maxNum=2) == ["1", "2"]
     assert query(client, "both", maxNum=0) == []
     assert query(client, "both", begin=moments[1], end=moments[1]) == ["1"]
     assert query(client, "both", "other") == ["elsewhere"]
@@ -484,7 +485,7 @@ def test_of_many_messages_with_a_key_the_newest_are_found_over_all_buckets(rig: 
         assert client.ask(320, {
             "a": "p", "b": TOPIC, "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "i": "", "m": "true",
         }, parts).code == 0  # fmt: skip
-    assert query(client, "all", maxNum=100) == [str(number) for number in range(4_999, 4_999 - 64, -1)]
+    assert query(client, "all", maxNum=100) == [str(number) for number in range(5_000 - 64, 5_000)]
     assert len(query(client, "all", _UNIQUE_KEY_QUERY="true")) == 32
 
 
@@ -559,6 +560,38 @@ def test_what_came_to_a_topic_and_went_to_a_group_is_told_by_minute_hour_and_day
     assert told["statsMinute"] == {"avgpt": 0.0, "sum": 0, "tps": 0.0}
     answer = client.ask(315, {"statsName": "TOPIC_PUT_SIZE", "statsKey": TOPIC})
     assert (answer.code, answer.remark) == (1, f"The stats <TOPIC_PUT_SIZE> <{TOPIC}> not exist")
+
+
+@pytest.mark.behaviour("AB-18")
+def test_many_counters_are_sampled_slice_by_slice_each_as_it_is_at_its_moment(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = BrokerStatsManager(rig.loop, rig.clock)
+    stats.start()
+    count = 2 * SLICE_COUNT + 1
+    last = str(count - 1)
+    for number in range(count):
+        stats.inc_topic_put_nums(str(number), 1)
+    sampled, call_soon = [], rig.loop.call_soon
+
+    def between(job: Callable[[], None]) -> None:
+        sampled.append(sum(stats.tps_topic_put_nums(str(number)) > 0 for number in range(count)))
+        rig.clock.advance(500)
+        stats.inc_topic_put_nums(last, 1)
+        call_soon(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.loop, "call_soon", between)
+        rig.loop.advance(SAMPLE_MS + 2 * MS)
+    assert sampled == [SLICE_COUNT, 2 * SLICE_COUNT]
+    assert stats.tps_topic_put_nums("0") == pytest.approx(0.1)
+    told = stats.stats_data("TOPIC_PUT_NUMS", last)
+    assert told is not None
+    assert told["statsMinute"] == {"avgpt": 1.0, "sum": 3, "tps": pytest.approx(0.3)}
+    rig.loop.advance(60 * SAMPLE_MS)
+    told = stats.stats_data("TOPIC_PUT_NUMS", last)
+    assert told is not None
+    assert told["statsHour"] == {"avgpt": 1.0, "sum": 3, "tps": pytest.approx(3 / 600, rel=0.01)}
 
 
 @pytest.mark.behaviour("AB-11")

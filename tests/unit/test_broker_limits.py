@@ -90,7 +90,7 @@ def test_producers_without_number_are_refused_and_leave_room_when_they_go(
     assert heartbeat(second, "a") == 0
 
 
-@pytest.mark.behaviour("EB-24")
+@pytest.mark.behaviour("EB-25")
 def test_a_heartbeat_of_very_many_groups_is_refused(client: Client) -> None:
     def heartbeat(count: int) -> int:
         groups = [f"group-{number}" for number in range(count)]

@@ -74,6 +74,36 @@ def test_a_message_without_an_id_gets_one(client: Client) -> None:
     assert len(got.msg_id) == 32
 
 
+@pytest.mark.behaviour("EB-23")
+@pytest.mark.parametrize(
+    ("priority", "queue_id"),
+    [
+        ("0", "0"),
+        ("1", "1"),
+        ("99", "1"),
+        ("2147483647", "1"),
+        ("2147483648", "0"),
+        ("x", "0"),
+        ("²", "0"),
+        ("-1", "0"),
+    ],
+)
+def test_a_priority_is_the_number_of_the_queue_whichever_its_sender_chose(
+    rig: Rig, client: Client, priority: str, queue_id: str
+) -> None:
+    answer = client.send(queue_id=0, properties={"_SYS_MSG_PRIORITY_": priority})
+    assert answer.ext_fields["queueId"] == queue_id
+    (got,) = stored(client, queue_id=int(queue_id))
+    assert got.get_property("_SYS_MSG_PRIORITY_") == priority
+
+
+@pytest.mark.behaviour("EB-23")
+def test_the_priority_of_a_message_of_another_kind_is_forgotten(rig: Rig, client: Client) -> None:
+    client.send(properties={"_SYS_MSG_PRIORITY_": "1", "__SHARDINGKEY": "group"})
+    (got,) = stored(client)
+    assert got.get_property("_SYS_MSG_PRIORITY_") is None
+
+
 @pytest.mark.behaviour("EB-07")
 def test_the_old_header_with_long_names_is_understood(client: Client) -> None:
     fields = {

@@ -15,7 +15,7 @@ from rocketmq_py.model.message import MessageExt
 from rocketmq_py.remoting import bodies
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_message_id, decode_messages
-from tests.unit.broker_rig import TOPIC, Client, Rig, found, messages
+from tests.unit.broker_rig import GROUP, TOPIC, Client, Rig, found, messages
 
 COMMIT, ROLLBACK, UNKNOWN = 8, 12, 0
 CHECK, END = 39, 37
@@ -105,8 +105,24 @@ def test_a_half_message_is_seen_by_nobody_until_it_is_committed(rig: Rig, produc
     properties = message.properties
     assert properties["__transactionId__"] == properties["UNIQ_KEY"] == "the-id"
     assert properties["PGROUP"] == PRODUCERS
-    assert not {"REAL_TOPIC", "REAL_QID", "TRAN_MSG", "DELAY"} & set(properties)
+    assert not {"REAL_TOPIC", "REAL_QID", "DELAY"} & set(properties)
     assert (ends_of(rig, HALF_TOPIC), ends_of(rig, OP_TOPIC)) == (1, 1)
+
+
+@pytest.mark.behaviour("ET-01")
+def test_consumers_are_told_the_transaction_of_a_committed_message_also_when_it_comes_again(
+    rig: Rig, producer: Client, consumer: Client
+) -> None:
+    end(producer, send_half(producer, rig), COMMIT)
+    (message,) = messages(consumer.pull(queue_id=1))
+    assert message.transaction_id == "the-id"
+    fields = {"offset": message.commit_log_offset, "group": GROUP, "delayLevel": 1}
+    assert consumer.ask(36, fields).code == 0
+    rig.loop.advance(1_000)
+    consumer.heartbeat(**{TOPIC: "*", f"%RETRY%{GROUP}": "*"})
+    (retried,) = messages(consumer.pull(topic=f"%RETRY%{GROUP}"))
+    assert (retried.body, retried.transaction_id) == (b"half", "the-id")
+    assert ends_of(rig, HALF_TOPIC) == 1
 
 
 @pytest.mark.behaviour("ET-01")

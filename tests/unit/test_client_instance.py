@@ -125,6 +125,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "access_key, secret_key": {"access_key": "a", "secret_key": "s"},
     "secret_key": {"access_key": "right", "secret_key": "hush"},
     "use_tls": {"use_tls": True},
+    "namespace_v2": {"namespace_v2": "ns"},
 }
 
 

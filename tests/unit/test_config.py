@@ -400,6 +400,7 @@ SECURITY = [
     ({"use_tls": True, "tls_client_key_path": "key.pem"}, "needs the certificate, too"),
     ({"use_tls": True, "tls_client_key_password": b"hush"}, "tls_client_key_password is a text, not bytes"),
     ({"rpc_hook": print}, "rpc_hook needs a method do_before_request"),
+    ({"namespace_v2": 2}, "namespace_v2 is a text or None, not 2"),
     ({"namespace": "a%b"}, "the namespace .* contains illegal characters"),
 ]
 

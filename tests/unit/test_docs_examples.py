@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import itertools
 import re
@@ -24,7 +25,9 @@ _RUNNABLE = re.compile(r"^```python\n(# runnable\n.*?)^```$", re.MULTILINE | re.
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[(?P<text>[^\]\[]*)\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
-_SETTING = re.compile(r"^\| `(?P<name>[a-z_]+)` \| (?P<default>[^|]+) \|", re.MULTILINE)
+_SETTING = re.compile(r"^\| `(?P<name>[a-z_0-9]+)` \| (?P<default>[^|]+) \|", re.MULTILINE)
+
+_LOCK = re.compile(r"\b(Mutex|\.lock)\(\)")
 
 
 def _text(path: Path) -> str:
@@ -95,6 +98,26 @@ def test_the_table_of_settings_names_every_setting_with_its_default(config: type
         assert field.name in told
         if isinstance(field.default, int) and not isinstance(field.default, bool):
             assert told[field.name].replace(",", "") == str(field.default), field.name
+
+
+def _locks() -> Iterator[str]:
+    """``Class.attribute`` of every lock of the client."""
+    package = ROOT / "rocketmq_py"
+    for path in package.rglob("*.py"):
+        text = _text(path)
+        if path.relative_to(package).parts[0] in {"broker", "cli", "testing", "runtime.py"} or not _LOCK.search(text):
+            continue
+        for owner in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)):
+            for node in ast.walk(owner):
+                if isinstance(node, ast.Assign) and _LOCK.search(ast.unparse(node.value)):
+                    yield from (f"{owner.name}.{at.attr}" for at in node.targets if isinstance(at, ast.Attribute))
+
+
+def test_the_table_of_locks_names_every_lock() -> None:
+    locks = set(_locks())
+    assert len(locks) > 40
+    told = _text(ROOT / "docs" / "internals" / "concurrency.md")
+    assert [lock for lock in sorted(locks) if f"`{lock}`" not in told] == []
 
 
 def test_what_the_map_of_java_says_is_not_there_has_no_other_row() -> None:

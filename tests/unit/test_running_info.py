@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -205,6 +208,38 @@ def test_a_deep_stack_is_told_in_part() -> None:
         return thread_stacks() if depth == 0 else sink(depth - 1)
 
     assert sink(500).count("sink(") < 250
+
+
+FORK_WHILE_ANOTHER_THREAD_HOLDS_THE_LOCK = """
+import os, signal, threading
+from rocketmq_py.runtime import operators_stacks
+held, told = threading.Event(), threading.Event()
+def hold():
+    with operators_stacks._lock:
+        held.set()
+        told.wait()
+operators_stacks.text()
+thread = threading.Thread(target=hold, name="of the parent")
+thread.start()
+held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    def in_the_child():
+        return operators_stacks.text()
+    print("in_the_child" in in_the_child(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+told.set()
+"""
+
+
+@pytest.mark.behaviour("OP-13")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_forked_while_stacks_are_written_down_tells_its_own() -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK_WHILE_ANOTHER_THREAD_HOLDS_THE_LOCK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 @pytest.mark.behaviour("OP-13")

@@ -103,7 +103,7 @@ def test_only_standard_json_may_be_of_any_size() -> None:
         loads("{1:2}" + padding)
 
 
-@pytest.mark.behaviour("EB-23")
+@pytest.mark.behaviour("EB-24")
 @pytest.mark.parametrize("form", ["{{'a':[{}1]}}", "{{1:{}2}}", '["\\ud83d\\ude00",{}1]'])
 def test_servers_read_little_that_is_no_standard_json(form: str) -> None:
     many = form.format("1," * 500_000 if form != "{{1:{}2}}" else "1,1:" * 250_000)
@@ -115,7 +115,7 @@ def test_servers_read_little_that_is_no_standard_json(form: str) -> None:
     assert loads_request(few) == loads(few)
 
 
-@pytest.mark.behaviour("EB-23")
+@pytest.mark.behaviour("EB-24")
 def test_servers_read_texts_of_emoji_and_offsets_of_many_queues() -> None:
     text = json.dumps({"properties": "\U0001f600" * 8_000})
     assert loads_request(text) == json.loads(text)

@@ -26,6 +26,7 @@ from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.message import pack_host
 from rocketmq_py.rate_limited_log import RateLimitedLog
 from rocketmq_py.remoting.frame import LANGUAGES
+from rocketmq_py.remoting.server import bind
 
 REQUEST_MAX_BYTES = 16 * 1024 * 1024
 """Of one request: it is in memory before anybody looks at it. Upstream takes 130 MiB, grpcMaxInboundMessageSize."""
@@ -96,6 +97,7 @@ class GrpcServer:
             ConnectError: it is taken or may not be used.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        bind(host, port).close()  # gRPC tells no reason, and writes lines of its own to standard error
         try:
             if self._credentials is None:
                 return self._server.add_insecure_port(address)
