@@ -355,6 +355,18 @@ def test_a_store_of_version_1_carries_on_with_the_tables_of_a_new_one(directory:
 
 
 @pytest.mark.behaviour("ES-12")
+def test_a_store_from_before_an_index_gets_it_when_it_is_opened(directory: Path) -> None:
+    filled(directory, 1)
+    whole = _tables(directory)
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        plain.execute("DROP INDEX timer_by_id")
+    assert _tables(directory) != whole
+    with opened(directory):
+        pass
+    assert _tables(directory) == whole
+
+
+@pytest.mark.behaviour("ES-12")
 def test_an_upgrade_that_fails_anywhere_leaves_a_store_that_can_be_upgraded(directory: Path) -> None:
     def fails_at(steps: Iterator[int], step: int, doing: str, name: str) -> None:
         if next(steps) == step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 
 from rocketmq_py.grpc_v2.methods import METHODS
 
@@ -47,12 +48,22 @@ class HalfSentRequests:
         """Send whatever the windows allow."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self._read()
-            for stream, left in self._left.items():
-                size = min(_FRAME_MAX, left, self._windows[stream], self._windows[0])
-                if size > 0 and stream not in self.ended:
-                    self._left[stream] -= size
-                    self._send(stream, _frame(_DATA, 0, stream, bytes(size)), size)
+            self._send_some()
+
+    def send_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Send whatever the windows allow until a condition holds."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout_s} s"
+            self._send_some()
+
+    def _send_some(self) -> None:
+        self._read()
+        for stream, left in self._left.items():
+            size = min(_FRAME_MAX, left, self._windows[stream], self._windows[0])
+            if size > 0 and stream not in self.ended:
+                self._left[stream] -= size
+                self._send(stream, _frame(_DATA, 0, stream, bytes(size)), size)
 
     def _send(self, stream: int, frame: bytes, counts: int) -> None:
         self._socket.settimeout(30)

@@ -519,6 +519,33 @@ def test_a_query_finds_no_more_than_one_answer_can_hold(rig: Rig, client: Client
     assert len(client.ask(12, fields).body) > 4 * 1024 * 1024
 
 
+@pytest.mark.behaviour("AB-26")
+def test_a_static_topic_is_refused_before_anything_is_made(rig: Rig, client: Client) -> None:
+    fields = {"topic": "static", "readQueueNums": 4, "writeQueueNums": 4, "perm": 6, "topicFilterType": "SINGLE_TAG"}
+    mapping = {"topic": "static", "bname": "broker-a", "totalQueues": 4, "epoch": 1, "hostedQueues": {}}
+    answer = client.ask(513, {**fields, "force": "true"}, json.dumps(mapping).encode())
+    assert (answer.code, answer.remark) == (3, " request type 513 not supported")
+    assert client.ask(351, {"topic": "static", "lo": "true"}).code == 17
+
+
+@pytest.mark.behaviour("AB-26")
+@pytest.mark.parametrize("marks", [{"lo": "true"}, {"lo": "false", "bname": "broker-a"}, {"bname": "another"}])
+def test_what_static_topics_add_to_requests_changes_nothing_for_others(
+    rig: Rig, client: Client, marks: dict[str, str]
+) -> None:
+    prepared(rig, client)
+    of_queue = {"topic": TOPIC, "queueId": 0}
+    assert commit(client, 2).code == 0
+    committed = {**of_queue, "consumerGroup": GROUP}
+    for code, asked in (
+        (30, of_queue), (31, of_queue), (29, {**of_queue, "timestamp": 0}), (32, of_queue), (14, committed),
+        (351, {"topic": TOPIC}), (11, client.pull_fields()),
+    ):  # fmt: skip
+        plain, marked = client.ask(code, asked), client.ask(code, {**asked, **marks})
+        assert plain.code == 0
+        assert (marked.code, marked.ext_fields, marked.body) == (plain.code, plain.ext_fields, plain.body)
+
+
 # The broker itself.
 
 

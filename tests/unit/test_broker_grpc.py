@@ -11,7 +11,7 @@ import pytest
 
 from rocketmq_py.broker.grpc.context import GrpcProxyError
 from rocketmq_py.broker.grpc.message_group import queue_of
-from rocketmq_py.broker.grpc.shares import UNREAD_MAX_BYTES, Unread, UnreadShares
+from rocketmq_py.broker.grpc.shares import UNREAD_MAX_BYTES, ReadShares, Unread, UnreadShares
 from rocketmq_py.errors import BrokerError
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model import fastjson
@@ -45,6 +45,37 @@ def test_whose_time_to_read_runs_out_when_another_needs_the_memory_costs_that_on
             await reading
         assert errors == []
         assert shares.has_room("other")
+
+    asyncio.run(play())
+
+
+@pytest.mark.behaviour("GS-42")
+@pytest.mark.parametrize(("grace_s", "given_up"), [(0, [0, 1]), (3_600, [])])
+def test_of_too_many_requests_that_are_not_finished_the_longest_are_given_up_after_a_grace(
+    grace_s: float, given_up: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rocketmq_py.broker.grpc.shares.READS_ALL_MAX", 2)
+    monkeypatch.setattr("rocketmq_py.broker.grpc.shares.READ_LOOK_INTERVAL_S", 0)
+    monkeypatch.setattr("rocketmq_py.broker.grpc.shares.READ_GRACE_S", grace_s)
+    ended: list[int] = []
+
+    async def read(shares: ReadShares, number: int) -> None:
+        try:
+            async with shares.turn(f"connection {number}", 60):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            ended.append(number)
+
+    async def play() -> None:
+        shares = ReadShares()
+        reading = [asyncio.create_task(read(shares, number)) for number in range(4)]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert ended == given_up
+        assert [task.done() for task in reading] == [number in given_up for number in range(4)]
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
 
     asyncio.run(play())
 

@@ -31,7 +31,7 @@ from rocketmq_py.remoting.server import bind
 REQUEST_MAX_BYTES = 16 * 1024 * 1024
 """Of one request: it is in memory before anybody looks at it. Upstream takes 130 MiB, grpcMaxInboundMessageSize."""
 READ_TIMEOUT_S = 30
-"""A request that has not come as a whole by then is not waited for."""
+"""A request, or the first command of a stream, that has not come as a whole by then is not waited for."""
 WRITE_TIMEOUT_S = 120
 """A client that has not read what it received by then does not get it."""
 
@@ -138,30 +138,40 @@ class _Edge:
         self._reads = ReadShares()
         self._unread = UnreadShares()
 
-    def _context(self, call_context: Any) -> ProxyContext:
-        """Who calls, checked.
+    def _authenticate(self, call_context: Any) -> None:
+        """Check who calls: before anything of what it says is read, which takes memory.
 
         Raises:
-            GrpcProxyError: it does not say, or is not who it says.
+            GrpcProxyError: it is not who it says.
         """
-        headers = dict(call_context.invocation_metadata() or ())
         if self._authentication is not None:
+            headers = dict(call_context.invocation_metadata() or ())
             try:
                 self._authentication.check_header(headers.get("authorization", ""), headers.get("x-mq-date-time", ""))
             except BrokerError as error:
                 raise GrpcProxyError(pb.UNAUTHORIZED, error.remark) from None
-        return _context(call_context, headers)
+
+    async def _first_command(self, call_context: Any) -> Any:
+        """What comes first on a stream.
+
+        Raises:
+            GrpcProxyError: it did not come as a whole.
+        """
+        try:
+            async with self._reads.turn(call_context.peer(), READ_TIMEOUT_S):
+                return await call_context.read()
+        except TimeoutError:
+            raise GrpcProxyError(pb.REQUEST_TIMEOUT, "the first command did not come as a whole") from None
 
     async def _read(self, call_context: Any) -> Any:
         """The request of a call that has one."""
-        async with self._reads.turn(call_context.peer()):
-            try:
-                async with asyncio.timeout(READ_TIMEOUT_S):
-                    request = await call_context.read()
-            except TimeoutError:
-                await call_context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come as a whole")
-            except DecodeError as error:  # gRPC would log each with its stack: a peer could fill the disk
-                await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        try:
+            async with self._reads.turn(call_context.peer(), READ_TIMEOUT_S):
+                request = await call_context.read()
+        except TimeoutError:
+            await call_context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come as a whole")
+        except DecodeError as error:  # gRPC would log each with its stack: a peer could fill the disk
+            await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if request is grpc.aio.EOF:
             await call_context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is no request")
         return request
@@ -170,6 +180,10 @@ class _Edge:
         response = METHODS[name].response
 
         async def call(requests: Any, call_context: Any) -> Any:
+            try:
+                self._authenticate(call_context)
+            except GrpcProxyError as error:
+                return response(status=status_of(error))
             request = await self._read(call_context)
             reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -178,7 +192,7 @@ class _Edge:
                     reply.set_result(message)
 
             try:
-                answer(self._context(call_context), request, done)
+                answer(_context(call_context), request, done)
             except Exception as error:  # noqa: BLE001 - border: one call's fault must not stop the others
                 self._note(name, error)
                 return response(status=status_of(error))  # every response has one
@@ -187,10 +201,16 @@ class _Edge:
         return call
 
     async def receive_message(self, requests: Any, call_context: Any) -> None:
+        receives = self._application.receives
+        try:
+            self._authenticate(call_context)
+        except GrpcProxyError as error:
+            for frame in receives.refused(error):
+                await call_context.write(frame)
+            return
         request: pb.ReceiveMessageRequest = await self._read(call_context)
         peer = call_context.peer()
         unread: Unread | None = None
-        receives = self._application.receives
         reply: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
         polling = None
         written = 0
@@ -209,7 +229,7 @@ class _Edge:
                     raise GrpcProxyError(  # noqa: TRY301 - one way to refuse
                         pb.TOO_MANY_REQUESTS, "too much that was received is not read by this client yet"
                     )
-                polling = receives.receive_message(self._context(call_context), request, done)
+                polling = receives.receive_message(_context(call_context), request, done)
             except Exception as error:  # noqa: BLE001 - as above
                 self._note("ReceiveMessage", error)
                 done(receives.refused(error))
@@ -250,7 +270,8 @@ class _Edge:
         clients = self._application.clients
         stream = _Stream()
         try:
-            context = self._context(call_context)
+            self._authenticate(call_context)
+            context = _context(call_context)
         except GrpcProxyError as error:
             await call_context.write(pb.TelemetryCommand(status=status_of(error)))
             return
@@ -258,8 +279,10 @@ class _Edge:
         async def read() -> None:
             error: Exception | None = None
             try:
-                async for command in commands:
+                command = await self._first_command(call_context)
+                while command is not grpc.aio.EOF:
                     clients.telemetry(context, command, stream)
+                    command = await call_context.read()
             except Exception as failure:  # noqa: BLE001 - as above
                 self._note("Telemetry", failure)
                 error = failure
@@ -311,12 +334,13 @@ class _Stream:
             yield command
 
 
-def _context(call_context: Any, headers: Mapping[str, str]) -> ProxyContext:
+def _context(call_context: Any) -> ProxyContext:
     """Who calls.
 
     Raises:
         GrpcProxyError: it does not say.
     """
+    headers: Mapping[str, str] = dict(call_context.invocation_metadata() or ())
     client_id = headers.get(_CLIENT_ID, "")
     if not client_id.strip():
         raise GrpcProxyError(pb.CLIENT_ID_REQUIRED, f"the header {_CLIENT_ID} is missing")

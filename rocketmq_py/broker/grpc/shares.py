@@ -15,6 +15,11 @@ READS_MAX = 4
 """Requests of one connection that are being read at a time; gRPC takes what is sent of the others only up to its first
 window of 64 KiB."""
 
+READS_ALL_MAX = 64
+"""Requests of all connections that are being read for longer than the grace; above, the longest are given up."""
+READ_GRACE_S = 5
+READ_LOOK_INTERVAL_S = 1
+
 UNREAD_MAX_BYTES = 256 * 1024 * 1024
 """Messages under way to clients that have not read them yet. Above, who has not read for longest does not get them, and
 the next, until it is less. Upstream sets no limit."""
@@ -24,25 +29,55 @@ UNREAD_SHARE_MAX_BYTES = 64 * 1024 * 1024
 
 
 class ReadShares:
-    """Which connection may read how many requests at a time."""
+    """Which connection may read how many requests at a time, and for how long."""
 
     def __init__(self) -> None:
         self._reading: dict[str, tuple[asyncio.Semaphore, int]] = {}  # and how many read or wait
+        self._since: dict[asyncio.Timeout, float] = {}  # all that read, the longest first
+        self._is_looking = False
 
     @asynccontextmanager
-    async def turn(self, peer: str) -> AsyncIterator[None]:
-        """Wait for it."""
+    async def turn(self, peer: str, timeout_s: float) -> AsyncIterator[None]:
+        """Wait for it, then read.
+
+        Raises:
+            TimeoutError: it took longer than that, or others need the memory.
+        """
         semaphore, users = self._reading.get(peer) or (asyncio.Semaphore(READS_MAX), 0)
         self._reading[peer] = semaphore, users + 1
         try:
-            async with semaphore:
-                yield
+            async with semaphore, asyncio.timeout(timeout_s) as reading:
+                self._begin(reading)
+                try:
+                    yield
+                finally:
+                    del self._since[reading]
         finally:
             semaphore, users = self._reading[peer]
             if users > 1:
                 self._reading[peer] = semaphore, users - 1
             else:
                 del self._reading[peer]
+
+    def _begin(self, reading: asyncio.Timeout) -> None:
+        self._since[reading] = asyncio.get_running_loop().time()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if len(self._since) > READS_ALL_MAX and not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(READ_LOOK_INTERVAL_S, self._look)
+
+    def _look(self) -> None:
+        """Give up who has not finished for longest: whoever sends at all fast is through long before."""
+        self._is_looking = False
+        now = asyncio.get_running_loop().time()
+        for reading, since in list(self._since.items())[: max(len(self._since) - READS_ALL_MAX, 0)]:
+            if now - since < READ_GRACE_S:
+                break
+            if not reading.expired():  # else its own time has just run out
+                reading.reschedule(now)
+        self._look_later()
 
 
 class Unread:

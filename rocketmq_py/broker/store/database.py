@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rocketmq_py.broker.store.schema import APPLICATION_ID, SCHEMA_VERSION, script
+from rocketmq_py.broker.store.schema import APPLICATION_ID, INDEXES, SCHEMA_VERSION, script
 from rocketmq_py.errors import MissingExtraError, StoreError
 
 try:
@@ -160,10 +160,11 @@ class Database:
 
     def _upgrade(self, version: int) -> None:
         """Give a store of an older version what it lacks, whole or not at all."""
-        if version < SCHEMA_VERSION:
-            with self._writer:
+        with self._writer:
+            if version < SCHEMA_VERSION:
                 self._writer.execute(script(version))
                 self._writer.pragma("user_version", SCHEMA_VERSION)
+            self._writer.execute(INDEXES)
 
     def _highest_id(self, version: int) -> int:
         highest: int = self.query("SELECT coalesce(max(id), 0) FROM message")[0][0]

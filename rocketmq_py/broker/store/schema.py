@@ -105,7 +105,6 @@ CREATE TABLE timer (
     crc INTEGER NOT NULL,
     PRIMARY KEY (due_ms, id)
 ) WITHOUT ROWID;
-CREATE INDEX timer_by_id ON timer (id);
 """
 
 _STATUSES = """
@@ -131,6 +130,9 @@ VERSIONS = (
 """By version, from 1 on, the tables of each subject that it added."""
 
 SCHEMA_VERSION = len(VERSIONS)
+
+INDEXES = "CREATE INDEX IF NOT EXISTS timer_by_id ON timer (id);"
+"""Indexes that came without a version of their own, because others can do without: made when a store is opened."""
 
 
 def script(version: int) -> str:
