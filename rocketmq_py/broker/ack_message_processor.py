@@ -13,6 +13,9 @@ from rocketmq_py.remoting.frame import RemotingCommand
 ACKS_MAX_COUNT = 1_024
 """Batches that one request may acknowledge: others wait meanwhile."""
 
+MESSAGES_MAX_COUNT = 4_096
+"""Messages of all these batches together."""
+
 
 class AckMessageProcessor:
     """Acknowledgements, and more or less time. On the loop's thread only."""
@@ -44,6 +47,11 @@ class AckMessageProcessor:
             raise BrokerError(
                 ResponseCode.INVALID_PARAMETER,
                 f"{len(acks)} batches to acknowledge, possible are {ACKS_MAX_COUNT}",
+            )
+        count = sum(ack.message_count for ack in acks)
+        if count > MESSAGES_MAX_COUNT:
+            raise BrokerError(
+                ResponseCode.INVALID_PARAMETER, f"{count} messages to acknowledge, possible are {MESSAGES_MAX_COUNT}"
             )
         left = len(acks)
         answer = success(request)

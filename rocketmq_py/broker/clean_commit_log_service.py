@@ -133,13 +133,14 @@ class CleanCommitLogService:
         excess = self._excess_bytes()
         chosen: list[Head] = []
         begins: dict[int, int] = {}
+        needed: dict[QueueKey, int] = {}  # whoever is asked may look through very many
         ended = True
         for head in _up_to(STEP_MAX_BYTES, self._store.messages.heads(self._seen_id, STEP_MAX_COUNT)):
             ended = not self._is_old(head) and excess <= 0
             if ended:
                 break
             self._seen_id = head.id
-            if self._may_go(head, begins):
+            if self._may_go(head, begins, needed):
                 chosen.append(head)
                 begins[head.queue] = head.queue_offset + 1
                 excess -= head.size
@@ -157,13 +158,17 @@ class CleanCommitLogService:
     def _is_old(self, head: Head) -> bool:
         return self._reserved_ms is not None and head.stored_ms < self._clock.wall_ms() - self._reserved_ms
 
-    def _may_go(self, head: Head, begins: Mapping[int, int]) -> bool:
+    def _may_go(self, head: Head, begins: Mapping[int, int], needed: dict[QueueKey, int]) -> bool:
         found = self._commit_log.queue_in_row(head.queue)
         if found is None:
             return False  # dropped meanwhile: the next round's
         key, min_offset = found
         # Only what a queue begins with: what stays keeps all that is behind it.
-        return head.queue_offset == begins.get(head.queue, min_offset) and head.queue_offset < self._first_needed(key)
+        if head.queue_offset != begins.get(head.queue, min_offset):
+            return False
+        if key not in needed:
+            needed[key] = self._first_needed(key)
+        return head.queue_offset < needed[key]
 
     def _first_needed(self, key: QueueKey) -> int:
         keeps = [*self._everywhere, *self._keeps.get(key.topic, ())]

@@ -23,6 +23,9 @@ from rocketmq_py.remoting.frame import RemotingCommand
 BODY_MAX_BYTES = 1024 * 1024
 """Of heartbeats and lock requests: others wait while one is read. Those of thousands of queues are smaller."""
 
+GROUPS_MAX = 1_000
+"""Groups of one heartbeat: each is noted, and in the log when it joins and when it leaves."""
+
 CLIENT_ID_MAX_LENGTH = 1_024
 
 
@@ -62,6 +65,11 @@ class ClientManageProcessor:
         client_id, producer_groups, consumers = bodies.parse_heartbeat(_bounded(request))
         if len(client_id) > CLIENT_ID_MAX_LENGTH:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, f"the client id is longer than {CLIENT_ID_MAX_LENGTH}")
+        count = len(producer_groups) + len(consumers)
+        if count > GROUPS_MAX:
+            raise BrokerError(
+                ResponseCode.INVALID_PARAMETER, f"a heartbeat of {count} groups, this broker takes {GROUPS_MAX}"
+            )
         info = ClientChannelInfo(channel, client_id, request.language, request.version, self._clock.monotonic_ms())
         for data in consumers:
             group = self._topics.ensure_group(data.group)

@@ -18,6 +18,8 @@ SCAN_MAX_COUNT = 800
 """Messages looked at per request when it filters by tags: one request must not keep the others waiting."""
 SCAN_PROPERTIES_MAX_COUNT = 200
 """The same when it filters by properties: then the messages themselves are read."""
+SCAN_PROPERTIES_MAX_CHARACTERS = 200_000
+"""The same, of expressions: one of 1,000 characters is asked about 200 messages, a longer one about fewer."""
 SCAN_PROPERTIES_MAX_BYTES = 4 * 1024 * 1024
 """Bytes read then; the first messages are looked at whatever their size."""
 
@@ -105,7 +107,8 @@ def _filter_by_tags(commit_log: CommitLog, key: QueueKey, message_filter: Messag
 
 
 def _filter_by_properties(commit_log: CommitLog, key: QueueKey, message_filter: MessageFilter, batch: _Batch) -> None:
-    end = batch.scanned_to + SCAN_PROPERTIES_MAX_COUNT
+    length = len(message_filter.subscription.sub_string)
+    end = batch.scanned_to + min(SCAN_PROPERTIES_MAX_COUNT, SCAN_PROPERTIES_MAX_CHARACTERS // max(length, 1))
     looked_at_bytes = 0
     while batch.scanned_to < end and looked_at_bytes < SCAN_PROPERTIES_MAX_BYTES:
         rows = commit_log.read(key, batch.scanned_to, min(BATCH_MAX_COUNT, end - batch.scanned_to))

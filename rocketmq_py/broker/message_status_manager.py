@@ -48,7 +48,7 @@ FLUSH_INTERVAL_MS = 1_000
 SWEEP_INTERVAL_MS = 60_000
 """How often what belongs to deleted messages is forgotten."""
 
-PENDING_MAX_COUNT = 10_000
+PENDING_MAX_COUNT = 4_000
 """Changes that wait to be stored; from here on they are stored at once."""
 
 RUNS_MAX_COUNT = 500_000
@@ -60,8 +60,11 @@ HISTORY_MAX_COUNT = 2_000_000
 RETRIES_PASSED_MAX_COUNT = 10_000
 """Retried messages that are looked at when a committed offset passes them, or when a member acknowledges them."""
 
+RUNS_SLICE_COUNT = 250
+"""Runs that a fact changes in one go: others must not wait long behind them."""
+
 SLICE_COUNT = 32
-"""Retried messages that are read in one go: others must not wait long behind them."""
+"""Retried messages that are read in one go."""
 
 FIND_TOPICS_COUNT = 16
 """Topics that are searched for an id in one go: with a million ids that takes 10 ms."""
@@ -86,7 +89,7 @@ class Told(NamedTuple):
 
     Attributes:
         passed: the group's committed offset is behind it, whatever became of it.
-        history: every change that is known, in order.
+        history: every change that is known, in order; of very many not the oldest.
     """
 
     group: str
@@ -127,6 +130,7 @@ class MessageStatusManager:
         self._history: list[HistoryRow] = []
         self._changed: set[tuple[str, QueueKey]] = set()
         self._flush_is_due = False
+        self._passing: dict[tuple[str, QueueKey], int] = {}  # up to which offset, while that takes several goes
 
     def start(self) -> None:
         """Go on where the last run ended: what was being written then was not. Raises ``StoreError``."""
@@ -215,21 +219,43 @@ class MessageStatusManager:
             _log.error("statuses of messages from offset %s of %s on stay as they are: %s", offset, key, error)
             return []
 
-    def acknowledged(self, group: str, spans: Iterable[tuple[QueueKey, int, int]]) -> None:
-        """A consumer has consumed messages: queue, first offset, one past the last."""
+    def acknowledged(
+        self, group: str, spans: Iterable[tuple[QueueKey, int, int]], done: Callable[[], None] = lambda: None
+    ) -> None:
+        """A consumer has consumed messages: queue, first offset, one past the last; ``done``: that is noted."""
+        self._acknowledge_some(group, self._acknowledging(group, spans), done)
+
+    def _acknowledge_some(self, group: str, goes: Iterator[int], done: Callable[[], None]) -> None:
+        left = RUNS_SLICE_COUNT
+        while left > 0:
+            count = next(goes, None)
+            if count is None:
+                done()
+                return
+            left -= count
+        self._loop.call_soon(lambda: self._acknowledge_some(group, goes, done))
+
+    def _acknowledging(self, group: str, spans: Iterable[tuple[QueueKey, int, int]]) -> Iterator[int]:
+        """Each step notes some, and says how much work that was, in runs."""
         left = RETRIES_PASSED_MAX_COUNT  # of all spans together: they may be many, and the same
         for key, first, end in spans:
             at, end_at = max(first, self._commit_log.min_offset(key)), min(end, self._commit_log.max_offset(key))
             if at >= end_at or not self._is_kept(group, key):
                 continue
             if not _is_retry(key.topic):
-                self._apply(Fact.ACKNOWLEDGED, group, [(key, at, end_at)])
+                while at < end_at:
+                    runs = self._runs.get((group, key))
+                    until = end_at if runs is None else runs.end_of_some(at, end_at, RUNS_SLICE_COUNT)
+                    self._apply(Fact.ACKNOWLEDGED, group, [(key, at, until)])
+                    at = until
+                    yield 1 if at == end_at else RUNS_SLICE_COUNT
                 continue
             at = max(at, end_at - left)
             while rows := self._read(key, at, min(SLICE_COUNT, end_at - at)) if at < end_at else []:
                 self._apply(Fact.ACKNOWLEDGED, group, self._places(group, key, rows))
                 at += len(rows)
                 left -= len(rows)
+                yield RUNS_SLICE_COUNT // 4
 
     def passed(self, group: str, key: QueueKey, before: int, offset: int) -> None:
         """A member commits an offset; ``before``: the one committed until now, -1 for none."""
@@ -239,9 +265,21 @@ class MessageStatusManager:
             lowest = max(before, self._commit_log.min_offset(key), offset - RETRIES_PASSED_MAX_COUNT)
             self._pass_retries(group, key, lowest, offset)
             return
-        runs = self._runs.get((group, key))
-        if runs is not None:
-            self._note(group, key, runs.passed(offset))
+        where = group, key
+        is_passing = where in self._passing
+        self._passing[where] = max(offset, self._passing.get(where, 0))
+        if not is_passing:
+            self._pass_some(group, key)
+
+    def _pass_some(self, group: str, key: QueueKey) -> None:
+        end, runs = self._passing.pop((group, key)), self._runs.get((group, key))
+        if runs is None:
+            return
+        until = runs.end_of_some(runs.delivered_from, end, RUNS_SLICE_COUNT)
+        self._note(group, key, runs.passed(until))
+        if until < end:
+            self._passing[group, key] = end
+            self._loop.call_soon(lambda: self._pass_some(group, key))
 
     def _pass_retries(self, group: str, key: QueueKey, first: int, end: int) -> None:
         if first >= end:
@@ -477,8 +515,8 @@ class MessageStatusManager:
 
     def since(self, group: str, key: QueueKey, offset: int) -> int:
         """When a message came to stand as it does, wall ms; 0 when that is not known. Raises ``StoreError``."""
-        changes = [row.at_ms for row in self._table.history(key, offset) if row.consumer_group == group]
-        return changes[-1] if changes else 0
+        last = self._table.last_change(group, key, offset)
+        return 0 if last is None else last.at_ms
 
     def with_status(
         self, group: str, status: MessageStatus, start: tuple[str, int, int], count: int

@@ -63,9 +63,10 @@ class MessageStatusProcessor:
             )
         spans = parse_acknowledgement(request.body)
         self._statuses.acknowledged(
-            group, [(QueueKey(topic, queue_id), first, end) for topic, queue_id, first, end in spans]
+            group,
+            [(QueueKey(topic, queue_id), first, end) for topic, queue_id, first, end in spans],
+            lambda: self._statuses.flush(answer_when_stored(channel, request, success(request))),
         )
-        self._statuses.flush(answer_when_stored(channel, request, success(request)))
 
     def query_message_status(self, channel: Channel, request: RemotingCommand) -> None:
         """Tell a message's history, or which messages of a group stand so; what happened until now is stored first."""

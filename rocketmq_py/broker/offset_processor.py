@@ -192,7 +192,7 @@ class OffsetProcessor:
         Behaviour: AB-11.
         """
         group = required(request, "consumerGroup")
-        listed = [each for each in request.ext_fields.get("topicList", "").split(";") if each]
+        listed = [each for each in dict.fromkeys(request.ext_fields.get("topicList", "").split(";")) if each]
         topic = request.ext_fields.get("topic", "")
         wanted = listed or self._subscribed(group, [topic] if topic else self._offsets.which_topic_by_consumer(group))
         return success(request, body=fastjson.dumps(self._consume_stats(group, wanted)))

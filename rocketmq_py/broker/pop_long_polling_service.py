@@ -7,7 +7,7 @@ queue and one of those that wait for all queues, per group.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from sortedcontainers import SortedDict
 from rocketmq_py.broker.commit_log import Arrival
 from rocketmq_py.broker.loop import Loop
 from rocketmq_py.broker.message_filter import MessageFilter
+from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.clock import Clock
 
 POP_POLLING_SIZE = 1_024
@@ -42,6 +43,13 @@ SWEEP_INTERVAL_MS = 20
 
 SWEEP_MAX_COUNT = 1_000
 """Requests whose time is found to be over in one go."""
+
+ARRIVALS_MAX_COUNT = 100
+"""New messages of a queue that are compared with what waits; if there are more, one of each group looks for itself, and
+wakes the next when it leaves something."""
+
+COMPARED_MAX_COUNT = 500
+"""Comparisons in one go, then others get their turn."""
 
 WOKEN_MAX_COUNT = 4
 """Requests that are carried out in one go, then others get their turn: a pop looks into all queues of a topic."""
@@ -96,6 +104,8 @@ class PopLongPollingService:
         self._bytes = 0
         self._sweeping = False
         self._running = False
+        self._arrived: dict[QueueKey, list[Arrival]] = {}  # what those that wait are to be told, queues in turn
+        self._comparing = False
 
     def polling(
         self,
@@ -148,10 +158,38 @@ class PopLongPollingService:
     def notify_message_arriving(self, arrivals: Sequence[Arrival]) -> None:
         """Wake who waits for one of these messages."""
         for arrival in arrivals:
-            topic, queue_id = arrival.key
-            for group in list(self._groups.get(topic, ())):
-                self._notify(PollingKey(topic, group, ALL_QUEUES), arrival)
-                self._notify(PollingKey(topic, group, queue_id), arrival)
+            if arrival.key.topic in self._groups:
+                arrived = self._arrived.setdefault(arrival.key, [])
+                if len(arrived) <= ARRIVALS_MAX_COUNT:
+                    arrived.append(arrival)
+        if self._arrived and not self._comparing:
+            self._comparing = True
+            self._compare_some(self._comparisons())
+
+    def _compare_some(self, comparisons: Iterator[None]) -> None:
+        more = False
+        try:
+            more = len(list(itertools.islice(comparisons, COMPARED_MAX_COUNT))) == COMPARED_MAX_COUNT
+        finally:
+            self._comparing = more
+        if more:
+            self._loop.call_soon(lambda: self._compare_some(comparisons))
+
+    def _comparisons(self) -> Iterator[None]:
+        """Each step compares a message with one that waits, and wakes it if it wants the message."""
+        while self._arrived:
+            key = next(iter(self._arrived))
+            arrived: Sequence[Arrival | None] = self._arrived.pop(key)
+            if len(arrived) > ARRIVALS_MAX_COUNT:
+                arrived = [None]
+            for group in list(self._groups.get(key.topic, ())):
+                for queue_id in (ALL_QUEUES, key.queue_id):
+                    waited_for = PollingKey(key.topic, group, queue_id)
+                    for arrival in arrived:
+                        yield
+                        if waited_for not in self._by_key:
+                            break
+                        self._notify(waited_for, arrival)
 
     def notify(self, key: PollingKey) -> None:
         """Wake one that waits for this, whatever its filter."""

@@ -22,6 +22,9 @@ REBALANCE_LOCK_MAX_LIVE_TIME_MS = 60_000
 LOCKS_MAX = 200_000
 """Entries of all groups together; beyond it queues that nobody holds are refused. Upstream sets no limit."""
 
+LINES_MAX = 100
+"""Lines in the log for one request: it may name thousands of queues, and come again and again."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -29,6 +32,26 @@ _log = logging.getLogger(__name__)
 class _LockEntry:
     client_id: str
     last_update_timestamp: int  # monotonic ms
+
+
+class _Lines:
+    """What one request writes into the log."""
+
+    def __init__(self) -> None:
+        self._left = LINES_MAX
+
+    def info(self, text: str, *args: object) -> None:
+        self._write(logging.INFO, text, *args)
+
+    def warning(self, text: str, *args: object) -> None:
+        self._write(logging.WARNING, text, *args)
+
+    def _write(self, level: int, text: str, *args: object) -> None:
+        self._left -= 1
+        if self._left >= 0:
+            _log.log(level, text, *args)
+        elif self._left == -1:
+            _log.warning("what else this request does to locks is not logged, it is too much")
 
 
 class RebalanceLockManager:
@@ -58,6 +81,7 @@ class RebalanceLockManager:
         self._lock = Mutex()
         self._table: dict[str, dict[MessageQueue, _LockEntry]] = {}  # by group; Java: mqLockTable
         self._count = 0  # of entries
+        self._lines = _Lines()
         self._swept_ms = self._now_ms()
 
     def try_lock(self, group: str, mq: MessageQueue, client_id: str) -> bool:
@@ -82,6 +106,7 @@ class RebalanceLockManager:
 
     def _try_lock(self, doing: str, group: str, mqs: Iterable[MessageQueue], client_id: str) -> set[MessageQueue]:
         with self._lock:
+            self._lines = _Lines()
             return {mq for mq in mqs if self.is_locked(group, mq, client_id) or self._take(doing, group, mq, client_id)}
 
     def is_locked(self, group: str, mq: MessageQueue, client_id: str) -> bool:
@@ -102,16 +127,20 @@ class RebalanceLockManager:
         if entry is None:
             self._forget_long_expired()
             if self._count >= LOCKS_MAX:
-                _log.warning("%s: group %s: %s is refused, there are %s locks already", doing, group, mq, LOCKS_MAX)
+                self._lines.warning(
+                    "%s: group %s: %s is refused, there are %s locks already", doing, group, mq, LOCKS_MAX
+                )
                 return False
             self._count += 1
             self._table.setdefault(group, {})[mq] = _LockEntry(client_id, self._now_ms())
-            _log.info("%s: group %s: %s, which nobody held, is locked for %s", doing, group, mq, client_id)
+            self._lines.info("%s: group %s: %s, which nobody held, is locked for %s", doing, group, mq, client_id)
             return True
         if not self._is_expired(entry):
-            _log.warning("%s: group %s: %s is refused to %s, %s holds it", doing, group, mq, client_id, entry.client_id)
+            self._lines.warning(
+                "%s: group %s: %s is refused to %s, %s holds it", doing, group, mq, client_id, entry.client_id
+            )
             return False
-        _log.warning(
+        self._lines.warning(
             "%s: group %s: the lock of %s on %s expired, it is locked for %s now",
             doing, group, entry.client_id, mq, client_id,
         )  # fmt: skip
@@ -125,19 +154,22 @@ class RebalanceLockManager:
         Behaviour: LM-05. Source: RebalanceLockManager.unlockBatch.
         """
         with self._lock:
+            self._lines = _Lines()
             entries = self._table.get(group, {})
             for mq in mqs:
                 entry = entries.get(mq)
                 if entry is None:
-                    _log.warning("unlock_batch: group %s: %s has no lock that %s could give up", group, mq, client_id)
+                    self._lines.warning(
+                        "unlock_batch: group %s: %s has no lock that %s could give up", group, mq, client_id
+                    )
                 elif entry.client_id != client_id:
-                    _log.warning(
+                    self._lines.warning(
                         "unlock_batch: group %s: %s cannot give up %s, %s has it", group, client_id, mq, entry.client_id
                     )
                 else:
                     del entries[mq]
                     self._count -= 1
-                    _log.info("unlock_batch: group %s: %s gave up %s", group, client_id, mq)
+                    self._lines.info("unlock_batch: group %s: %s gave up %s", group, client_id, mq)
 
     def is_lock_all_expired(self, group: str) -> bool:
         """Whether nobody in the group holds any queue.

@@ -5,6 +5,7 @@ A consumer takes and finishes messages in order, more or less: so a queue of mil
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -29,11 +30,12 @@ class StatusRuns:
 
     Attributes:
         changed: ``first`` of every run that came, changed or went since they were taken.
+        delivered_from: below, nothing is delivered and unfinished.
     """
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         self._runs: SortedDict[int, Run] = SortedDict((run.first, run) for run in runs)
-        self._delivered_from = 0  # below, nothing is delivered and unfinished
+        self.delivered_from = 0
         self.changed: set[int] = set()
 
     def __len__(self) -> int:
@@ -61,6 +63,11 @@ class StatusRuns:
         """How one message stands."""
         return next(self._pieces(offset, offset + 1))
 
+    def end_of_some(self, first: int, end: int, count: int) -> int:
+        """How far an interval goes that begins at ``first`` and has so many runs; at most to ``end``."""
+        behind = itertools.islice(self._runs.irange(first, end, inclusive=(False, False)), count - 1, None)
+        return next(behind, end)
+
     def apply(self, fact: Fact, first: int, end: int) -> list[Run]:
         """Note a fact about the messages from ``first`` on, before ``end``; returns the changes, in order."""
         paths = PATHS[fact]
@@ -74,22 +81,24 @@ class StatusRuns:
             pieces.append(Run(piece.first, piece.end, status, attempt))
         if changes:
             self._replace(first, end, pieces)
-            self._delivered_from = min(self._delivered_from, first)
+            self.delivered_from = min(self.delivered_from, first)
         return changes
 
     def passed(self, end: int) -> list[Run]:
         """Note that the committed offset has passed all messages before ``end``."""
-        first = self._delivered_from
+        first = self.delivered_from
         if first >= end:
             return []
         changes = self.apply(Fact.PASSED, first, end)
-        self._delivered_from = end
+        self.delivered_from = end
         return changes
 
     def forget_below(self, offset: int) -> None:
         """The messages below are no more."""
-        for piece in list(self._stored_pieces(0, offset)):
-            self._replace(piece.first, piece.end, [])
+        while self._runs and self._runs.peekitem(0)[1].end <= offset:
+            self.forget_lowest()
+        if self._runs and self._runs.peekitem(0)[0] < offset:
+            self._replace(self._runs.peekitem(0)[0], offset, [])
 
     def forget_lowest(self) -> None:
         """Forget the lowest run."""

@@ -25,10 +25,20 @@ MAX_TOLERANT_CHARACTERS = 2 * 1024 * 1024
 """Text that the tolerant parser takes on, about a second's work: it may run on the thread that reads all connections.
 Room for the consume stats, which have object keys, of some 10,000 queues."""
 
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
+"""Body of a request that is JSON: reading 15 MB takes the better part of a second."""
+
+MAX_REQUEST_CHARACTERS = 256 * 1024
+MAX_REQUEST_TOKENS = 20_000
+"""The same of what servers read: the parser holds up all their clients. Clients write standard JSON, but for a few
+escapes, and for offsets by queue when they answer: room for those of 1,000 queues."""
+
 _MESSAGE_QUEUE_FIELDS = {"brokerName": str, "queueId": int, "topic": str}
 
 
-def loads(text: str | bytes) -> Any:
+def loads(
+    text: str | bytes, max_characters: int = MAX_TOLERANT_CHARACTERS, max_tokens: int = MAX_TOLERANT_CHARACTERS
+) -> Any:
     r"""Read JSON, or what fastjson writes in its place.
 
     Beyond JSON: keys that are integers of 64 bits (``int``), bare names, or objects (a ``MessageQueue`` when it is one,
@@ -36,8 +46,13 @@ def loads(text: str | bytes) -> Any:
     ``\0``..``\7``, ``\x41``. Less than ``json.loads``: no NaN and Infinity (fastjson writes null for them). Half of a
     surrogate pair, which could not be logged or sent, becomes U+FFFD.
 
+    Args:
+        text: UTF-8, if it is bytes.
+        max_characters: what the tolerant parser takes on.
+        max_tokens: the same.
+
     Raises:
-        ProtocolError: it is neither.
+        ProtocolError: it is neither, or too long to find out.
     """
     try:
         if isinstance(text, bytes):
@@ -49,14 +64,21 @@ def loads(text: str | bytes) -> Any:
             return _standard(text)
     except (ValueError, RecursionError):
         pass
-    if len(text) > MAX_TOLERANT_CHARACTERS:
+    if len(text) > max_characters:
         raise ProtocolError(
             f"malformed JSON: {len(text)} characters that are not standard JSON are too many to look into"
         )
     try:
-        return _Parser(text).parse()
+        return _Parser(text, max_tokens).parse()
     except (ValueError, RecursionError) as error:  # more digits than Python converts; a caller deep in its own stack
         raise ProtocolError(f"malformed JSON: {error}") from None
+
+
+def loads_request(text: str | bytes) -> Any:
+    """``loads`` for servers: up to their bounds only."""
+    if len(text) > MAX_REQUEST_BYTES:
+        raise ProtocolError(f"JSON of {len(text)} bytes, {MAX_REQUEST_BYTES} are read")
+    return loads(text, MAX_REQUEST_CHARACTERS, MAX_REQUEST_TOKENS)
 
 
 def dumps(value: object) -> bytes:
@@ -68,10 +90,15 @@ def _written(value: object) -> str:
     match value:
         case str():
             return encode_basestring_ascii(value)
-        case None | bool() | int() | float():
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return int.__repr__(value)
+        case None | float():
             return json.dumps(value, allow_nan=False)
         case MessageQueue():
-            return _written({"brokerName": value.broker_name, "queueId": value.queue_id, "topic": value.topic})
+            broker_name, topic = map(encode_basestring_ascii, (value.broker_name, value.topic))
+            return f'{{"brokerName":{broker_name},"queueId":{value.queue_id:d},"topic":{topic}}}'
         case Mapping():
             return "{" + ",".join([f"{_written_key(key)}:{_written(each)}" for key, each in value.items()]) + "}"
         case list() | tuple():
@@ -116,9 +143,10 @@ _ESCAPED = {
 class _Parser:
     """Recursive descent over ``_TOKEN``; a token's kind is its group's name, of a mark the mark itself."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, max_tokens: int) -> None:
         self._text = text
         self._at = 0
+        self._tokens_left = max_tokens
 
     def parse(self) -> Any:
         value = self._value(*self._take(), 0)
@@ -132,6 +160,9 @@ class _Parser:
         if match is None:
             raise self._refusal("something that is no JSON")
         self._at = match.end()
+        self._tokens_left -= 1
+        if self._tokens_left < 0:
+            raise ProtocolError("malformed JSON: too many parts that are not standard JSON")
         kind = match.lastgroup or ""
         token: str = match[kind]
         return (token if kind == "mark" else kind), token

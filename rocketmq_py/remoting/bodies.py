@@ -129,7 +129,7 @@ def parse_heartbeat(body: bytes) -> Heartbeat:
     Raises:
         ProtocolError: it is malformed.
     """
-    heartbeat = _object(fastjson.loads(body), "a heartbeat")
+    heartbeat = _object(fastjson.loads_request(body), "a heartbeat")
     producers = _checked(heartbeat.get("producerDataSet") or [], list, "producerDataSet")
     return Heartbeat(
         _field(heartbeat, "clientID", str),
@@ -178,7 +178,7 @@ def parse_check_client(body: bytes) -> tuple[str, str]:
     Raises:
         ProtocolError: it is malformed.
     """
-    asked = _object(fastjson.loads(body), "the request")
+    asked = _object(fastjson.loads_request(body), "the request")
     subscription = _object(asked.get("subscriptionData"), "a subscription")
     return str(subscription.get("expressionType") or TAG), str(subscription.get("subString") or "")
 
@@ -201,6 +201,11 @@ class BatchAck(NamedTuple):
     invisible_time: int
     bits: bytes
 
+    @property
+    def message_count(self) -> int:
+        """How many bits are set."""
+        return int.from_bytes(self.bits).bit_count()
+
     def indexes(self) -> Iterator[int]:
         """Which bits are set."""
         for place, byte in enumerate(self.bits):
@@ -221,7 +226,7 @@ def parse_batch_ack(body: bytes) -> list[BatchAck]:
     """
     if not body:
         return []
-    asked = _object(fastjson.loads(body), "the request")
+    asked = _object(fastjson.loads_request(body), "the request")
     return [_batch_ack(_object(each, "a batch")) for each in _checked(asked.get("acks") or [], list, "acks")]
 
 
@@ -283,7 +288,7 @@ def parse_lock_batch(body: bytes) -> LockBatch:
     Raises:
         ProtocolError: it is malformed.
     """
-    fields = _object(fastjson.loads(body), "the request")
+    fields = _object(fastjson.loads_request(body), "the request")
     return LockBatch(_field(fields, "consumerGroup", str), _field(fields, "clientId", str), _queue_set(fields, "mqSet"))
 
 
@@ -375,7 +380,7 @@ def parse_consumer_status(body: bytes) -> dict[MessageQueue, int]:
     """
     if not body:
         return {}
-    table = _object(_object(fastjson.loads(body), "the answer").get("messageQueueTable"), "messageQueueTable")
+    table = _object(_object(fastjson.loads_request(body), "the answer").get("messageQueueTable"), "messageQueueTable")
     return {_checked(mq, MessageQueue, "a queue"): _checked(offset, int, "an offset") for mq, offset in table.items()}
 
 
@@ -431,7 +436,7 @@ def parse_query_assignment(body: bytes) -> QueryAssignment:
     Raises:
         ProtocolError: it is malformed.
     """
-    fields = _object(fastjson.loads(body), "the request")
+    fields = _object(fastjson.loads_request(body), "the request")
     names = ("topic", "consumerGroup", "clientId", "strategyName", "messageModel")
     return QueryAssignment(*[_field(fields, name, str) for name in names])
 
@@ -451,7 +456,7 @@ def parse_message_request_mode(body: bytes) -> SetMessageRequestMode:
     Raises:
         ProtocolError: it is malformed.
     """
-    fields = _object(fastjson.loads(body), "the request")
+    fields = _object(fastjson.loads_request(body), "the request")
     mode = _field(fields, "mode", str)
     if mode not in {"PULL", "POP"}:
         raise ProtocolError(f"the mode is PULL or POP, not {mode:.100}")
@@ -491,7 +496,7 @@ def parse_config(body: bytes, known: type) -> dict[str, Any]:
     Raises:
         ProtocolError: it is malformed.
     """
-    return _config(fastjson.loads(body), get_type_hints(known))
+    return _config(fastjson.loads_request(body), get_type_hints(known))
 
 
 def parse_config_list(body: bytes, name: str, known: type) -> list[dict[str, Any]]:
@@ -501,7 +506,7 @@ def parse_config_list(body: bytes, name: str, known: type) -> list[dict[str, Any
         ProtocolError: it is malformed.
     """
     types = get_type_hints(known)
-    return [_config(each, types) for each in _field(_object(fastjson.loads(body), "the request"), name, list)]
+    return [_config(each, types) for each in _field(_object(fastjson.loads_request(body), "the request"), name, list)]
 
 
 def _config(value: object, types: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ _PLAIN_HEADER_BYTES = 64 * 1024
 _HEADER_MARKS_MAX = 100_000
 """Quotes and opening brackets in a large header. The longest honest one is the answer to a batch of small messages, a
 text of all their ids; a few MiB of ``[[],[],`` would become a hundred MiB of lists."""
+_HEADER_COMMAS_MAX = 500_000
+"""The same: that text has one for each message."""
 
 LANGUAGES = tuple("JAVA CPP DOTNET PYTHON DELPHI ERLANG RUBY OTHER HTTP GO PHP OMS RUST NODE_JS".split())
 """Names of ``language``; a name's index is its number in binary headers. Source: LanguageCode."""
@@ -302,9 +304,12 @@ def _json_frame(
 
 
 def _decode_json_header(header: bytes) -> RemotingCommand:
-    if len(header) > _PLAIN_HEADER_BYTES and sum(header.count(mark) for mark in (b'"', b"[", b"{")) > _HEADER_MARKS_MAX:
+    if len(header) > _PLAIN_HEADER_BYTES and (
+        sum(header.count(mark) for mark in (b'"', b"[", b"{")) > _HEADER_MARKS_MAX
+        or header.count(b",") > _HEADER_COMMAS_MAX
+    ):
         raise ProtocolError(f"a header of {len(header)} bytes that would be too many objects")
-    fields = fastjson.loads(header)
+    fields = fastjson.loads(header, fastjson.MAX_REQUEST_CHARACTERS, fastjson.MAX_REQUEST_TOKENS)  # of answers, too
     if type(fields) is not dict:
         raise ProtocolError(f"the header is no JSON object but {type(fields).__name__}")
     remark = fields.get("remark")

@@ -39,7 +39,7 @@ def parse_acknowledgement(body: bytes) -> list[tuple[str, int, int, int]]:
     """
     found = [
         (_of(queue, "topic", str), _of(queue, "queueId", int), *_span(span))
-        for queue in _of(_object(fastjson.loads(body)), "consumed", list)
+        for queue in _of(_object(fastjson.loads_request(body)), "consumed", list)
         for span in _of(_object(queue), "spans", list)
     ]
     if len(found) > SPANS_MAX_COUNT:

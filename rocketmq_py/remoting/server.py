@@ -35,6 +35,8 @@ BACKLOG = 128
 """Connections that wait to be accepted."""
 BURST_MAX = 32
 """Requests of one connection that are answered in a row."""
+BURST_MAX_MS = 10
+"""How long that may take: after it the other connections have their turn, however many requests it was."""
 RESTING_BYTES = 16 * 1024
 """Buffer of a connection that sends little: there may be thousands. One that is silent has none."""
 
@@ -144,6 +146,7 @@ class ServerChannel(asyncio.BufferedProtocol):
     def _serve(self) -> None:
         """Look at some requests; the others wait until the other connections had their turn."""
         self._behind = False
+        until_ms = self._clock.monotonic_ms() + BURST_MAX_MS
         try:
             for _ in range(BURST_MAX):
                 if self._paused:
@@ -153,6 +156,8 @@ class ServerChannel(asyncio.BufferedProtocol):
                     self._read_on()
                     return
                 self._service.on_request(self, command)
+                if self._clock.monotonic_ms() >= until_ms:
+                    break
         except ProtocolError as error:
             _log.warning("%s does not speak the protocol, its connection is closed: %s", self.remote_address, error)
             self.close()

@@ -413,9 +413,13 @@ def test_a_message_that_is_not_acceptable_is_refused_by_its_code(
 
 
 @pytest.mark.behaviour("GS-09")
-def test_messages_of_several_topics_and_no_messages_are_refused(rig: GrpcRig, client: GrpcClient) -> None:
+def test_messages_of_several_topics_and_none_and_too_many_messages_are_refused(
+    rig: GrpcRig, client: GrpcClient
+) -> None:
     rig.put_topic()
     assert client.send().status.code == pb.MESSAGE_CORRUPTED
+    assert client.send(*[message()] * 1_000).status.code == pb.OK
+    assert client.send(*[message()] * 1_001).status.code == pb.BAD_REQUEST
     assert client.send(message(), message(topic="other")).status.code == pb.MESSAGE_CORRUPTED
     rig.put_topic("readonly", perm=4)
     assert client.send(message(topic="readonly")).status.code == pb.FORBIDDEN

@@ -90,6 +90,15 @@ def test_producers_without_number_are_refused_and_leave_room_when_they_go(
     assert heartbeat(second, "a") == 0
 
 
+@pytest.mark.behaviour("EB-25")
+def test_a_heartbeat_of_very_many_groups_is_refused(client: Client) -> None:
+    def heartbeat(count: int) -> int:
+        groups = [f"group-{number}" for number in range(count)]
+        return client.ask(34, body=bodies.encode_heartbeat("client", groups, [])).code
+
+    assert [heartbeat(1_001), heartbeat(1_000)] == [29, 0]
+
+
 @pytest.mark.behaviour("LI-04")
 def test_members_without_number_are_refused_and_leave_room_when_they_go(
     rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from rocketmq_py.broker.store import QueueKey
+from rocketmq_py.broker import message_status_manager
+from rocketmq_py.broker.status_runs import Run, StatusRuns
+from rocketmq_py.broker.store import QueueKey, status_table
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message_queue import MessageQueue
+from rocketmq_py.model.message_status import Fact
 from rocketmq_py.remoting.frame import RemotingCommand
 from rocketmq_py.remoting.message_codec import decode_message_id
 from rocketmq_py.remoting.message_status_bodies import Cursor, cursor_fields, encode_acknowledgement
@@ -536,3 +539,56 @@ def test_others_are_answered_while_many_topics_are_searched_for_an_id(rig: Statu
     assert order.count("searching") > 5
     (message,) = body_of(next(each for each in client.written if each.opaque == asked))["messages"]
     assert message["topic"] == TOPIC
+
+
+@pytest.mark.behaviour("SM-16")
+def test_of_very_many_changes_the_newest_are_told_and_the_last_one_is_found(
+    rig: StatusRig, client: StatusClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_table, "CHANGES_MAX_COUNT", 5)
+    monkeypatch.setattr(status_table, "LAST_MAX_COUNT", 5)
+    send(client, "a", "b")
+    for _ in range(6):
+        client.pull(0, maxMsgNums=1)
+        rig.loop.advance(10)
+    client.pull(1)
+    assert story(client, "a") == "TCS TCP TCS TCP TCS"
+    assert story(client, "b") == "TCP TCS"
+    since = [each["at"] for each in body_of(client.ask(QUERY, {"consumerGroup": GROUP, "status": "TCS"}))["messages"]]
+    assert since == [told(client, each)["history"][-1]["at"] for each in "ab"]
+
+
+@pytest.mark.behaviour("SM-17")
+@pytest.mark.parametrize("how", ["acknowledged", "passed"])
+def test_others_are_answered_while_very_many_messages_that_stood_unlike_come_to_stand_alike(
+    rig: StatusRig, client: StatusClient, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(message_status_manager, "RUNS_SLICE_COUNT", 4)
+    send(client, *(str(number) for number in range(41)))
+    for number in range(0, 40, 2):
+        client.pull(number, maxMsgNums=1)
+    acknowledge(client, *((number, number + 1) for number in range(0, 40, 4)))
+    sizes: list[int] = []
+    apply = StatusRuns.apply
+
+    def applied(runs: StatusRuns, fact: Fact, first: int, end: int) -> list[Run]:
+        changes = apply(runs, fact, first, end)
+        sizes.append(len(changes))
+        return changes
+
+    monkeypatch.setattr(StatusRuns, "apply", applied)
+    if how == "acknowledged":
+        span = encode_acknowledgement([(MessageQueue(TOPIC, "broker-a", 0), 0, 41)])
+        asked = client.begin(UPDATE, {"consumerGroup": GROUP}, span)
+    else:
+        asked = client.begin(15, {"consumerGroup": GROUP, "topic": TOPIC, "queueId": 0, "commitOffset": 41})
+        commit(rig.client(), 41)  # once more meanwhile
+    order: list[str] = []
+    while rig.loop.turn():
+        order.append("others")
+    assert (answer := client.answer(asked)) is not None
+    assert answer.code == 0
+    assert 0 < max(sizes) <= 4 * 2 * 3  # twice as many messages wait between them, each may change three times
+    assert len(sizes) >= 5
+    assert how == "passed" or len(order) >= 5
+    assert len(listed(client, "CS")) == (41 if how == "acknowledged" else 20)

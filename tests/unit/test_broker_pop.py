@@ -293,6 +293,9 @@ def test_a_batch_of_acknowledgements_has_a_bit_for_each_offset(rig: Rig, client:
     assert client.ask(BATCH_ACK, body=b"").code == 208
     assert client.ask(BATCH_ACK, body=b'{"acks":[]}').code == 208
     assert client.ask(BATCH_ACK, body=json.dumps({"acks": [{**batch, "b": "?"}]}).encode()).code == 1
+    for more, code in (0, 0), (1, 29):
+        many = {**batch, "b": base64.b64encode(b"\xff" * 256 + b"\x01" * more).decode()}
+        assert client.ask(BATCH_ACK, body=json.dumps({"acks": [many] * 2}).encode()).code == code
 
 
 @pytest.mark.behaviour("EP-08")
@@ -532,6 +535,37 @@ def test_pops_that_are_over_together_are_answered_some_at_a_time_and_each_once(
     assert max(answered) == WOKEN_MAX_COUNT
     assert sorted(each.opaque for each in client.written) == opaques
     assert len(gone.written) < WOKEN_MAX_COUNT  # those behind are forgotten
+
+
+@pytest.mark.behaviour("EB-22")
+def test_new_messages_are_compared_with_pops_that_wait_some_at_a_time(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pop_long_polling_service, "COMPARED_MAX_COUNT", 10)
+    client.send(b"0", properties={"TAGS": "B"})  # offset 0 wakes everybody
+    for number in range(40):
+        client.begin(POP, pop_fields(consumerGroup=f"g{number}", pollTime=15_000, exp="A"))
+    wanted = client.begin(POP, pop_fields(consumerGroup="wanted", pollTime=15_000, exp="B"))
+    before = len(client.written)
+    client.begin(310, {"b": TOPIC, "e": 0, "i": "TAGS\x01B\x02"}, b"1")
+    turns = 0
+    while rig.loop.turn():
+        turns += 1
+    assert turns > 40 * 2 // 10
+    assert {each.opaque for each in client.written[before:]} >= {wanted}
+    assert len(client.written) == before + 2  # and the answer to the send
+
+
+@pytest.mark.behaviour("EP-12")
+def test_of_very_many_messages_each_group_looks_for_itself_and_gets_what_it_wants(rig: Rig, client: Client) -> None:
+    asked = [client.begin(POP, pop_fields(pollTime=15_000, exp="A")) for _ in range(3)]
+    parts = [(b"%d" % number, 0, {"UNIQ_KEY": "id", "TAGS": "A" if number > 995 else "B"}) for number in range(1_100)]
+    send = {"a": "p", "b": TOPIC, "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "i": "", "m": "true"}
+    assert client.ask(320, send, encode_batch(parts)).code == 0
+    rig.loop.run()
+    answers = [client.answer(each) for each in asked]
+    got = [body for each in answers if each for body in bodies(popped(each))]
+    assert sorted(map(int, got)) == list(range(996, 996 + 96))
 
 
 @pytest.mark.behaviour("EP-13")

@@ -124,6 +124,9 @@ def test_a_pull_by_an_sql_expression_brings_what_matches_and_passes_over_the_res
     assert found(client.pull(200, subscription="n > 230 AND TAGS = 'A'", maxMsgNums=2, **sql)) == (
         0, [b"231", b"233"], 234,
     )  # fmt: skip
+    long = " OR ".join(["n = '245'"] * 600)
+    assert found(client.pull(subscription=long, **sql)) == (20, [], 200_000 // len(long))
+    assert found(client.pull(240, subscription=long, **sql)) == (0, [b"245"], 250)
     assert client.pull(subscription="n >", **sql).code == 23
     assert client.pull(sysFlag=SUBSCRIPTION, subscription="n", expressionType="XPATH").code == 23
 

@@ -206,6 +206,17 @@ def test_whoever_still_needs_a_message_of_any_topic_keeps_it_and_what_is_behind_
 
 
 @pytest.mark.behaviour("DU-04")
+def test_a_step_asks_once_for_each_queue_what_is_needed(rig: Rig, client: Client) -> None:
+    asked: list[QueueKey] = []
+    rig.controller.cleaner.keep(asked.append)
+    for _ in range(20):
+        client.send()
+    rig.loop.advance(RESERVED_MS + CLEAN_RESOURCE_INTERVAL_MS)
+    assert bounds(client) == (20, 20)
+    assert asked == [QueueKey(TOPIC, 0)]
+
+
+@pytest.mark.behaviour("DU-04")
 def test_a_step_deletes_a_bounded_number_and_others_are_answered_before_the_next(
     rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

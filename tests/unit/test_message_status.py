@@ -122,3 +122,12 @@ def test_what_is_deleted_is_forgotten() -> None:
 
 def test_that_all_statuses_are_named_here() -> None:
     assert {TCF, TCP, TCS, CF, CL, CS, W} == {*MessageStatus}
+
+
+@pytest.mark.behaviour("SM-17")
+def test_an_interval_is_cut_where_it_has_had_so_many_runs() -> None:
+    runs = StatusRuns([Run(offset, offset + 1, CS, 1) for offset in range(0, 100, 2)])
+    assert runs.end_of_some(0, 100, 10) == 20
+    assert runs.end_of_some(0, 15, 10) == 15
+    assert runs.end_of_some(90, 200, 10) == 200
+    assert StatusRuns().end_of_some(0, 7, 10) == 7

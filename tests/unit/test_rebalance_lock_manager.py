@@ -341,3 +341,22 @@ def test_a_lock_that_is_forgotten_answers_as_the_expired_one_did(
     assert locks.is_lock_all_expired(GROUP) is True
     assert locks.is_locked(GROUP, mq(), ME) is False
     assert locks.try_lock(GROUP, mq(), OTHER) is True
+
+
+@pytest.mark.behaviour("LM-10")
+def test_a_request_writes_a_bounded_number_of_lines(
+    locks: RebalanceLockManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    mqs = [mq(number) for number in range(300)]
+    for ask in (
+        lambda: locks.try_lock_batch(GROUP, mqs, ME),
+        lambda: locks.try_lock_batch(GROUP, mqs, OTHER),
+        lambda: locks.unlock_batch(GROUP, mqs, OTHER),
+        lambda: locks.unlock_batch(GROUP, mqs, ME),
+    ):
+        ask()
+        *_, last = found = lines(caplog)
+        assert len(found) == 101
+        assert "is not logged" in last[1]
+    assert locks.entry_count == 0

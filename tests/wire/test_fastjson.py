@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rocketmq_py.errors import ProtocolError
-from rocketmq_py.model.fastjson import MAX_DEPTH, MAX_TOLERANT_CHARACTERS, dumps, loads
+from rocketmq_py.model.fastjson import MAX_DEPTH, MAX_TOLERANT_CHARACTERS, dumps, loads, loads_request
 from rocketmq_py.model.message_queue import MessageQueue
 from tests.wire.samples import texts
 
@@ -101,6 +101,26 @@ def test_only_standard_json_may_be_of_any_size() -> None:
     assert loads("{1:2}" + padding[5:]) == {1: 2}
     with pytest.raises(ProtocolError, match="too many to look into"):
         loads("{1:2}" + padding)
+
+
+@pytest.mark.behaviour("EB-24")
+@pytest.mark.parametrize("form", ["{{'a':[{}1]}}", "{{1:{}2}}", '["\\ud83d\\ude00",{}1]'])
+def test_servers_read_little_that_is_no_standard_json(form: str) -> None:
+    many = form.format("1," * 500_000 if form != "{{1:{}2}}" else "1,1:" * 250_000)
+    with pytest.raises(ProtocolError, match="malformed JSON"):
+        loads_request(many)
+    with pytest.raises(ProtocolError, match="are read"):
+        loads_request(json.dumps([1] * 1_000_000))
+    few = form.format("1," * 5_000 if form != "{{1:{}2}}" else "1,1:" * 2_500)
+    assert loads_request(few) == loads(few)
+
+
+@pytest.mark.behaviour("EB-24")
+def test_servers_read_texts_of_emoji_and_offsets_of_many_queues() -> None:
+    text = json.dumps({"properties": "\U0001f600" * 8_000})
+    assert loads_request(text) == json.loads(text)
+    offsets = {MessageQueue("topic", "broker", number): number for number in range(1_000)}
+    assert loads_request(dumps({"messageQueueTable": offsets})) == {"messageQueueTable": offsets}
 
 
 def test_bytes_that_are_not_utf8_are_refused() -> None:

@@ -239,6 +239,7 @@ def test_an_empty_text_in_a_binary_header_is_none() -> None:
         *[json.dumps({**HEADER, "language": value}).encode() for value in NO_LANGUAGE],
         *[json.dumps({**HEADER, "extFields": value}).encode() for value in NO_OBJECT],
         *[json.dumps({**HEADER, "extFields": {"a": value}}).encode() for value in NO_FIELD],
+        b'{"code":0,"opaque":1,"x":[' + b"1," * 600_000 + b"1]}",
         b'{"code":0,"opaque":1,"extFields":{{"topic":"t","brokerName":"b","queueId":0}:"x"}}',
     ],
 )  # fmt: skip

@@ -17,6 +17,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 INVISIBLE_MAX_MS = 12 * 60 * 60 * 1_000
 """Source: maxInvisibleTimeMills."""
 
+ENTRIES_MAX = 1_000
+"""Messages of a send, entries of an acknowledgement: others must not wait long behind them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyContext:

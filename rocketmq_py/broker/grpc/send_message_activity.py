@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rocketmq_py.broker.grpc.context import (
+    ENTRIES_MAX,
     GrpcProxyError,
     ProxyContext,
     check_topic,
@@ -29,7 +30,7 @@ from rocketmq_py.broker.grpc.message_group import queue_of
 from rocketmq_py.broker.grpc.message_service import LocalMessageService
 from rocketmq_py.broker.grpc.route_activity import accepted_types
 from rocketmq_py.broker.grpc.transaction_id import TransactionId
-from rocketmq_py.broker.send_message_processor import BATCH_MAX_COUNT, MAX_MESSAGE_BYTES
+from rocketmq_py.broker.send_message_processor import MAX_MESSAGE_BYTES
 from rocketmq_py.broker.topic_config import TopicConfig, TopicConfigManager
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import RocketMQError
@@ -69,9 +70,9 @@ class SendMessageActivity:
         """
         if not request.messages:
             raise GrpcProxyError(pb.MESSAGE_CORRUPTED, "no message to send")
-        if len(request.messages) > BATCH_MAX_COUNT:
+        if len(request.messages) > ENTRIES_MAX:
             raise GrpcProxyError(
-                pb.BAD_REQUEST, f"{len(request.messages)} messages at once, this server takes {BATCH_MAX_COUNT}"
+                pb.BAD_REQUEST, f"{len(request.messages)} messages at once, this server takes {ENTRIES_MAX}"
             )
         topic = check_topic(request.messages[0].topic)
         if any(message.topic.name != topic for message in request.messages):

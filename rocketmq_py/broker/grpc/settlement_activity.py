@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rocketmq_py.broker.grpc.context import (
+    ENTRIES_MAX,
     GrpcProxyError,
     ProxyContext,
     check_group,
@@ -26,9 +27,6 @@ from rocketmq_py.errors import BrokerError, RocketMQError, StoreError
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.codes import RequestCode, ResponseCode
 from rocketmq_py.remoting.frame import RemotingCommand
-
-ENTRIES_MAX = 10_000
-"""Of one AckMessage: others must not wait long behind it."""
 
 Told = Callable[[pb.Status], None]
 

@@ -12,6 +12,12 @@ from rocketmq_py.broker.store.message_table import QueueKey
 SPAN_MAX_COUNT = 1_024
 """Messages of a row of the history, at most: so those about one message are found without looking at all."""
 
+CHANGES_MAX_COUNT = 5_000
+"""Rows of the history that are looked at to tell that of one message: it may have been given again and again."""
+
+LAST_MAX_COUNT = 1_000
+"""The same to tell its last change: that is asked of many messages at once."""
+
 
 class StatusRow(NamedTuple):
     """Messages of a queue that stand alike for a group: offsets from ``first`` on, before ``end``."""
@@ -116,11 +122,25 @@ class StatusTable:
         return [StatusRow._make(row) for row in self._database.intact(query, values)]
 
     def history(self, key: QueueKey, offset: int) -> list[HistoryRow]:
-        """Changes of one message for all groups, in order."""
+        """Changes of one message for all groups, in order; if there are very many, not the oldest."""
+        return self._changes(key, offset, CHANGES_MAX_COUNT, "ORDER BY id", ())
+
+    def last_change(self, group: str, key: QueueKey, offset: int) -> HistoryRow | None:
+        """The last change of one message for one group; None when it is not known, or lies behind very many others."""
+        last = self._changes(key, offset, LAST_MAX_COUNT, "AND consumer_group = ? ORDER BY id DESC LIMIT 1", (group,))
+        return last[0] if last else None
+
+    def _changes(
+        self, key: QueueKey, offset: int, count: int, condition: str, values: tuple[str, ...]
+    ) -> list[HistoryRow]:
         columns = "consumer_group, topic, queue_id, first, until, status, attempt, at_ms"
+        # Backwards by the index: what begins nearest to the message, and of that the newest.
+        looked_at = (
+            "SELECT * FROM status_history WHERE topic = ? AND queue_id = ? AND first > ? AND first <= ? "
+            "ORDER BY first DESC, id DESC LIMIT ?"
+        )
         rows = self._database.intact(
-            f"SELECT {columns}, crc = checksum({columns}) FROM status_history "  # noqa: S608
-            "WHERE topic = ? AND queue_id = ? AND first > ? AND first <= ? AND until > ? ORDER BY id",
-            (*key, offset - SPAN_MAX_COUNT, offset, offset),
+            f"SELECT {columns}, crc = checksum({columns}) FROM ({looked_at}) WHERE until > ? {condition}",  # noqa: S608
+            (*key, offset - SPAN_MAX_COUNT, offset, count, offset, *values),
         )
         return [HistoryRow._make(row) for row in rows]
