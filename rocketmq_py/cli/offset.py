@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rocketmq_py.cli.credentials import admin_client
-from rocketmq_py.cli.offset_reset import QueueReset, Way, carry_out, parse_target, plan
+from rocketmq_py.cli.offset_reset import QueueReset, Way, carry_out, check, parse_target, plan
 from rocketmq_py.cli.options import AdminNameServers, AsJson, DryRun, errors_as_messages
 from rocketmq_py.cli.output import moment, print_json, table
 from rocketmq_py.errors import BrokerError, RocketMQError
@@ -97,6 +97,7 @@ def reset(
         with admin_client(namesrv) as admin:
             resets = plan(admin, group, topic, target, broker, queue)
             members = admin.examine_consumer_connection_info(group)
+            check(admin, group, resets, members)
             try:
                 if not dry_run:
                     carry_out(admin, group, target, resets, members)

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from rocketmq_py.cli.options import parse_moment
-from rocketmq_py.errors import BrokerError, ConfigError, IllegalStateError
+from rocketmq_py.errors import BrokerError, ConfigError, IllegalStateError, RocketMQError
 from rocketmq_py.model.admin import ConsumerConnection
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.model.message_queue import MessageQueue
@@ -133,6 +133,30 @@ def _after(admin: DefaultMQAdminExt, address: str, mq: MessageQueue, target: Tar
     return min(max(admin.api.search_offset(address, mq, target.timestamp_ms), first), end)
 
 
+def check(
+    admin: DefaultMQAdminExt, group: str, resets: Sequence[QueueReset], members: ConsumerConnection | None
+) -> None:
+    """Refuse what brokers would not do; a dry run is to tell it, too.
+
+    Raises:
+        IllegalStateError: members run that keep their offsets themselves.
+        RocketMQError: a broker of these queues does not know the group.
+    """
+    if members is not None:
+        if members.message_model == "BROADCASTING":
+            raise IllegalStateError(
+                f"group {group} is a broadcasting one: each member keeps its offsets on its own machine, in "
+                "offsets.json"
+            )
+        return
+    for address in dict.fromkeys(reset.address for reset in resets):
+        if group not in admin.examine_subscription_groups(address):
+            raise RocketMQError(
+                f"the broker {address} does not know the group {group}, so it keeps no offsets of it: "
+                "'group create' makes it, or its first member"
+            )
+
+
 def carry_out(
     admin: DefaultMQAdminExt,
     group: str,
@@ -140,16 +164,12 @@ def carry_out(
     resets: Sequence[QueueReset],
     members: ConsumerConnection | None,
 ) -> None:
-    """Reset, broker by broker; every queue that was done has its ``way`` then, also when this raises.
+    """Reset what was checked, broker by broker; every queue that was done has its ``way`` then, also when this raises.
 
     Raises:
         IllegalStateError: members run whom the brokers cannot tell that.
         RocketMQError: a broker refused, or could not be asked.
     """
-    if members is not None and members.message_model == "BROADCASTING":
-        raise IllegalStateError(
-            f"group {group} is a broadcasting one: each member keeps its offsets on its own machine, in offsets.json"
-        )
     for address in dict.fromkeys(reset.address for reset in resets):
         there = [reset for reset in resets if reset.address == address]
         if members is None:

@@ -182,6 +182,10 @@ def test_the_offsets_of_a_group_that_does_not_run_are_shown_and_reset(
     assert places(dry, "after") == dict.fromkeys(range(QUEUES), 0)
     assert set(places(dry, "way").values()) == {None}
     assert server.committed_offsets(group, topic) == everywhere
+    for how in ([], ["--dry-run"]):
+        unknown = run("offset", "reset", "--group", "nobody", "--topic", topic, "--to", "first", *how, code=1)
+        assert (unknown.stdout, len(unknown.stderr.splitlines())) == ("", 1)
+        assert "does not know the group nobody" in unknown.stderr
 
     done = run("offset", "reset", *of_it, "--to", "first")
     assert (places(done, "before"), set(places(done, "way").values())) == (everywhere, {"stored"})
