@@ -9,7 +9,7 @@ import typer
 
 from rocketmq_py.cli.credentials import admin_client
 from rocketmq_py.cli.options import AdminNameServers, AsJson, Cluster, Yes, confirm, errors_as_messages
-from rocketmq_py.cli.output import print_json, table
+from rocketmq_py.cli.output import print_json, table, version
 from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError
 from rocketmq_py.model import names
 from rocketmq_py.model.admin import ConsumerConnection, ConsumeStats, SubscriptionGroupConfig
@@ -97,7 +97,8 @@ def show(group: Group, namesrv: AdminNameServers = None, as_json: AsJson = False
     if told["members"]:
         print(f"\n{told['message_model']}, {told['consume_type']}, {told['consume_from_where']}")
         members = [
-            (each["client_id"], each["client_addr"], each["language"], each["version"]) for each in told["members"]
+            (each["client_id"], each["client_addr"], each["language"], version(each["version"]))
+            for each in told["members"]
         ]
         print(table(("member", "address", "language", "version"), members))
         print(f"\n{table(('subscribed to', 'expression'), sorted(told['subscriptions'].items()))}")
@@ -202,9 +203,10 @@ def delete(
         configs = known(admin, group)
         members = admin.examine_consumer_connection_info(group)
         if members is not None:
+            count = len(members.connections)
             raise RocketMQError(
-                f"group {group} has {len(members.connections)} members, whose next pull would make it anew: stop them "
-                "first"
+                f"group {group} has {count} member{'' if count == 1 else 's'}, whose next pull would make it anew: "
+                f"stop {'it' if count == 1 else 'them'} first"
             )
         what = f"group {group}{'' if keep_offsets else ' and all that it has committed'}"
         confirm(f"Delete {what}{', with its retry and dead letters' if with_topics else ''}?", yes)

@@ -54,3 +54,16 @@ def moment(timestamp_ms: int) -> str | None:
     if timestamp_ms <= 0:
         return None
     return datetime.fromtimestamp(timestamp_ms / 1_000).astimezone().isoformat(sep=" ", timespec="seconds")[:19]
+
+
+def version(ordinal: int) -> str:
+    """What a client's version is called; the number where it has no such name. Source: MQVersion.getVersionDesc."""
+    number = ordinal - _V4_0_0_SNAPSHOT
+    if not 0 <= number < 400:
+        return str(ordinal)  # of version 3, or later than all that upstream has reserved
+    major, rest = divmod(number, 200)
+    return f"V{4 + major}_{rest // 20}_{rest % 20 // 2}{'' if number % 2 else '_SNAPSHOT'}"
+
+
+_V4_0_0_SNAPSHOT = 212
+"""``MQVersion`` has two of each version from here to V5_9_9, the second is the released one."""

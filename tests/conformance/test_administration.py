@@ -22,6 +22,7 @@ from rocketmq_py import (
     SendResult,
 )
 from rocketmq_py.cli.app import app
+from rocketmq_py.model.codes import VERSION_DESC
 from rocketmq_py.model.results import Messages
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import StartConsumer
@@ -130,7 +131,9 @@ def test_a_group_is_created_shown_changed_and_deleted(
     assert [member["language"] for member in shown["members"]] == ["PYTHON"]
     assert shown["subscriptions"] == {topic: "*", f"%RETRY%{group}": "*"}
     assert shown["message_model"] == "CLUSTERING"
-    assert "whose next pull would make it anew" in run("group", "delete", group, "--yes", code=1).stderr
+    assert VERSION_DESC in run("group", "show", group).stdout
+    refused = run("group", "delete", group, "--yes", code=1).stderr
+    assert "has 1 member, whose next pull would make it anew: stop it first" in refused
     (listed,) = [each for each in told(run("group", "list", "--json")) if each["group"] == group]
     assert (listed["members"], listed["message_model"]) == (1, "CLUSTERING")
     consumer.shutdown()

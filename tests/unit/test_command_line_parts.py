@@ -7,8 +7,9 @@ import pytest
 from rocketmq_py.cli.credentials import ACCESS_KEY, SECRET_KEY, admin_client, credentials
 from rocketmq_py.cli.dead_letters import as_sent, origin_topic
 from rocketmq_py.cli.offset_reset import BEGIN_MS, END_MS, Target, parse_target
-from rocketmq_py.cli.output import moment, table
+from rocketmq_py.cli.output import moment, table, version
 from rocketmq_py.errors import ConfigError
+from rocketmq_py.model.codes import VERSION, VERSION_DESC
 from rocketmq_py.model.message import MessageExt
 
 
@@ -29,6 +30,16 @@ def test_moments_of_0_are_none() -> None:
     assert told is not None
     assert told.startswith("2023-11-1")
     assert len(told) == len("2023-11-14 22:13:20")
+
+
+@pytest.mark.behaviour("AC-02")
+def test_versions_of_members_have_upstreams_names() -> None:
+    names = {
+        211: "211", 212: "V4_0_0_SNAPSHOT", 213: "V4_0_0", 401: "V4_9_4", 412: "V5_0_0_SNAPSHOT", 513: "V5_5_0",
+        611: "V5_9_9", 612: "612", 0: "0", -1: "-1",
+    }  # fmt: skip
+    assert {ordinal: version(ordinal) for ordinal in names} == names
+    assert version(VERSION) == VERSION_DESC
 
 
 @pytest.mark.behaviour("AC-03")
