@@ -51,10 +51,15 @@ def _address(context: typer.Context, namesrv: str | None, endpoints: str | None)
     """Where to connect to, as a setting. NAMESRV_ADDR may be set for others: endpoints win."""
     if endpoints is None:
         return {"namesrv_addr": namesrv}
-    source = context.get_parameter_source("namesrv")
-    if source is not None and source.name == "COMMANDLINE":
+    if _is_given(context, "namesrv"):
         raise typer.BadParameter("--namesrv and --endpoints are two ways: give one", param_hint="--endpoints")
     return {"endpoints": endpoints}
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _tell_version(asked: bool) -> None:
@@ -96,6 +101,8 @@ def send(
 
     if source not in (None, "-"):
         raise typer.BadParameter("the only source is '-', standard input", param_hint="SOURCE")
+    if source == "-" and any(_is_given(context, name) for name in ("count", "size")):
+        raise typer.BadParameter("--count and --size are of generated text, not of standard input", param_hint="SOURCE")
     bodies = sending.lines(sys.stdin.buffer) if source == "-" else sending.generated(count, size)
     with errors_as_messages():
         sent = sending.send(_address(context, namesrv, endpoints), topic, bodies, batch=batch, tags=tags, keys=keys)

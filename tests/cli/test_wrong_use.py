@@ -20,6 +20,8 @@ from rocketmq_py.cli.options import confirm, errors_as_messages
         (["status", "--state", "W"], "goes with --group"),
         (["status", "--group", "g", "--state", "W", "--topic", "t"], "of all topics"),
         (["send", "--topic", "t", "--namesrv", "h:1", "--endpoints", "h:2"], "are two ways: give one"),
+        (["send", "--topic", "t", "-", "--count", "3"], "are of generated text, not of standard input"),
+        (["send", "--topic", "t", "-", "--size", "100"], "are of generated text, not of standard input"),
         (["consume", "--topic", "t", "--group", "g", "--namesrv", "h:1", "--endpoints", "h:2"], "give one"),
         (["topic", "create", "%RETRY%g"], "would be a topic of the group g: brokers make such a topic when"),
         (["topic", "create", "%DLQ%g"], "would be a topic of the group g: brokers make such a topic when"),
