@@ -255,7 +255,10 @@ class MQClientInstance:
             try:
                 self.broker.unregister_client(address, self._client_id, producer_group, consumer_group)
             except RocketMQError as error:
-                _log.warning("telling %s that this client leaves failed: %s", address, error)
+                # A broker that permits nothing does not know this client either, and whoever asked was told so.
+                refused = isinstance(error, BrokerError) and error.code == ResponseCode.NO_PERMISSION
+                level = logging.INFO if refused else logging.WARNING
+                _log.log(level, "telling %s that this client leaves failed: %s", address, error)
 
     # Routes.
 

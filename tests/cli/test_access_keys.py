@@ -13,7 +13,9 @@ from rocketmq_py.cli.credentials import ACCESS_KEY, SECRET_KEY
 from tests.embedded import EmbeddedProcess
 
 
-def test_commands_sign_by_the_keys_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_sign_by_the_keys_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"operator": "its password"}))
     with EmbeddedProcess(tmp_path / "data", "--access-keys", str(keys)) as broker:
@@ -29,6 +31,8 @@ def test_commands_sign_by_the_keys_of_the_environment(tmp_path: Path, monkeypatc
         assert run("topic", "create", "orders") == 2
         monkeypatch.setenv(SECRET_KEY, "another password")
         assert run("topic", "create", "orders") == 1
+        refused = CliRunner().invoke(app, ["send", "--topic", "orders"])
+        assert (refused.exit_code, len(refused.stderr.splitlines()), caplog.messages) == (1, 1, []), "said once"
         monkeypatch.setenv(SECRET_KEY, "its password")
         assert run("topic", "create", "orders", "--attribute", "message.status=true") == 0
         assert run("send", "--topic", "orders", "--count", "2") == 0
