@@ -103,7 +103,8 @@ class EmbeddedBroker:
         self._told_host = self._host if broker_ip1 is None else _address("broker_ip1", broker_ip1)
         if ipaddress.ip_address(self._told_host).is_unspecified:
             raise ConfigError(
-                f"clients cannot connect to {self._told_host}: tell them an address of this machine with broker_ip1"
+                f"clients cannot connect to {self._told_host}: tell them an address of this machine with broker_ip1 "
+                "(on the command line --broker-ip1)"
             )
         self._directory = Path(directory)
         self._ports = namesrv_port, broker_port

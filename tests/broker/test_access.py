@@ -127,7 +127,7 @@ def test_it_listens_at_this_machine_only_unless_told_otherwise(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"host": "0.0.0.0"}, "tell them an address of this machine with broker_ip1"),
+        ({"host": "0.0.0.0"}, "an address of this machine with broker_ip1 .on the command line --broker-ip1"),
         ({"host": "::"}, "tell them an address of this machine with broker_ip1"),
         ({"host": "my-host"}, "host is an IP address, not 'my-host'"),
         ({"broker_ip1": ""}, "broker_ip1 is an IP address, not ''"),
