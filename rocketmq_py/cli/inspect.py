@@ -101,6 +101,11 @@ def inspect_store(directory: Path, *, as_json: bool) -> bool:
         print(problem)
     if found.count > len(found.problems):
         print(f"and {found.count - len(found.problems)} more")
-    verdict = "sound" if sound else f"damaged: {found.count} problems. Restore a copy"
-    print(f"store {directory}, version {found.version}: {found.messages} messages in {found.queues} queues, {verdict}")
+    verdict = "sound" if sound else f"damaged: {_so_many(found.count, 'problem')}. Restore a copy"
+    held = f"{_so_many(found.messages, 'message')} in {_so_many(found.queues, 'queue')}"
+    print(f"store {directory}, version {found.version}: {held}, {verdict}")
     return sound
+
+
+def _so_many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

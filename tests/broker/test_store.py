@@ -432,7 +432,9 @@ def test_a_changed_byte_of_a_message_is_told_when_it_is_read(directory: Path) ->
         (queue,) = rig.store.messages.queues().values()
         assert len(rig.store.messages.read(queue.row, 0, 2)) == 2
         for read in (lambda: rig.store.messages.read(queue.row, 2, 1), lambda: rig.store.messages.by_id(3)):
-            with pytest.raises(StoreError, match=r"is damaged: a message's checksum is wrong. Restore a copy"):
+            with pytest.raises(
+                StoreError, match=r"is damaged: the checksum of the message at 2 of a queue is wrong. Restore"
+            ):
                 read()
         assert len(rig.store.messages.read(queue.row, 3, 2)) == 2
 

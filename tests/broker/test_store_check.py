@@ -21,6 +21,7 @@ from rocketmq_py.broker.store.pop_table import LeaseRow, put_leases, put_order_i
 from rocketmq_py.broker.store.setting_table import put_setting
 from rocketmq_py.broker.store.status_table import HistoryRow, StatusRow, add_history, put_statuses
 from rocketmq_py.broker.store.timer_table import TimerRow, put_timers
+from rocketmq_py.cli.inspect import inspect_store
 from rocketmq_py.errors import StoreError
 from tests.broker.test_store import KEY, Opened, opened
 
@@ -78,7 +79,7 @@ def test_it_changes_nothing(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
-        ("UPDATE message SET data = zeroblob(length(data)) WHERE id = 7", "message 7, at 6 of its queue: its checksum"),
+        ("UPDATE message SET data = zeroblob(length(data)) WHERE id = 7", "message 7, at 6 of queue 0 of topic: its"),
         ("UPDATE message SET tags_code = 5 WHERE id = 7", "the hash of its tag is another one"),
         ("UPDATE message SET stored_ms = 5 WHERE id = 7", "another place or moment"),
         ("UPDATE message SET stored_ms = 'x' WHERE id = 7", "a column is of another type"),
@@ -94,6 +95,13 @@ def test_it_changes_nothing(directory: Path) -> None:
 )  # fmt: skip
 def test_a_row_that_does_not_fit_is_told(directory: Path, statement: str, problem: str) -> None:
     assert any(problem in each for each in changed(directory, statement).problems)
+
+
+@pytest.mark.behaviour("AC-08")
+def test_one_problem_is_not_several(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(directory, "UPDATE message SET tags_code = 5 WHERE id = 7")
+    assert not inspect_store(directory, as_json=False)
+    assert f"{COUNT} messages in 1 queue, damaged: 1 problem. Restore a copy" in capsys.readouterr().out
 
 
 @pytest.mark.behaviour("AC-08")
@@ -157,7 +165,7 @@ def test_a_message_that_cannot_be_found_by_its_keys_is_told(tmp_path: Path) -> N
     assert check(tmp_path).problems == []
     with closing(apsw.Connection(str(tmp_path / "store.db"))) as connection:
         connection.execute("DELETE FROM message_key WHERE place = ? AND id = ?", *key_rows("topic", ["b"], 2))
-        assert check(tmp_path).problems == ["message 2, at 1 of its queue: it cannot be found by ['b']"]
+        assert check(tmp_path).problems == ["message 2, at 1 of queue 0 of topic: it cannot be found by ['b']"]
         connection.execute("DELETE FROM message_key WHERE id < 3")  # as of a store that was upgraded
     assert check(tmp_path).problems == []
 

@@ -205,7 +205,9 @@ class _Check:
                 if wrong is None and with_keys is not None and row[0] >= with_keys:
                     wrong = self._not_found_by_key(row[0], message)
             if wrong is not None:
-                self._found.add(f"message {row[0]!r}, at {row[2]!r} of its queue: {wrong}")
+                topic, queue_id = places.get(row[1], (None, None))
+                queue = "its queue" if topic is None else f"queue {queue_id} of {topic}"
+                self._found.add(f"message {row[0]!r}, at {row[2]!r} of {queue}: {wrong}")
         if self._found.version >= _CHECKSUM_SINCE:
             highest = max(highest, *(last for (last,) in self._rows("SELECT last_id FROM deleted")), 0)
         if highest < self._acknowledged:

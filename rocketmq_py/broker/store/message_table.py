@@ -237,5 +237,5 @@ class MessageTable:
     def _intact(self, data: bytes, crc: int, queue: int, queue_offset: int) -> bytes:
         self._database.check_integers([(queue, queue_offset)])
         if not isinstance(data, bytes) or checksum(queue, queue_offset, data) != crc:
-            raise self._database.damaged("a message's checksum is wrong")
+            raise self._database.damaged(f"the checksum of the message at {queue_offset} of a queue is wrong")
         return data
