@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.message_filter import MessageFilter
 from rocketmq_py.broker.store import QueueKey
+from rocketmq_py.errors import StoreError
 from rocketmq_py.model.codes import ResponseCode
 from rocketmq_py.remoting.message_codec import decode_stored
 
@@ -58,7 +59,7 @@ def get_message(
         return GetMessageResult(ResponseCode.PULL_OFFSET_MOVED, "OFFSET_OVERFLOW_BADLY", high)
     batch = _Batch(offset, max(1, min(max_count, BATCH_MAX_COUNT)))
     if message_filter.wants_everything:
-        for place, data in commit_log.read(key, offset, batch.wanted):
+        for place, data in _read(commit_log, key, offset, batch.wanted):
             if not batch.add(place, data):
                 break
         if not batch.messages:
@@ -78,8 +79,14 @@ class _Batch:
     def __init__(self, offset: int, wanted: int) -> None:
         self.scanned_to = offset
         self.wanted = wanted
+        self._began_at = offset
         self.messages: list[tuple[int, bytes]] = []
         self._size = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a message was looked at; what follows it may be told of later."""
+        return self.scanned_to > self._began_at
 
     @property
     def is_full(self) -> bool:
@@ -98,11 +105,34 @@ class _Batch:
         self.scanned_to = place + 1
 
 
+def _read(commit_log: CommitLog, key: QueueKey, offset: int, count: int) -> list[tuple[int, bytes]]:
+    """Messages before the first that cannot be read. Whoever asks for that one is told: raises ``StoreError``."""
+    try:
+        return commit_log.read(key, offset, count)
+    except StoreError:
+        sound: list[tuple[int, bytes]] = []
+        for place in range(offset, offset + count):
+            try:
+                sound += commit_log.read(key, place, 1)
+            except StoreError:
+                if sound:
+                    break
+                raise
+        return sound
+
+
 def _filter_by_tags(commit_log: CommitLog, key: QueueKey, message_filter: MessageFilter, batch: _Batch) -> None:
     for place, physical_offset, tags_code in commit_log.scan(key, batch.scanned_to, SCAN_MAX_COUNT):
         if not message_filter.is_matched(tags_code, dict):
             batch.passed_over(place)
-        elif not batch.add(place, commit_log.look_message_by_offset(physical_offset) or b"") or batch.is_full:
+            continue
+        try:
+            data = commit_log.look_message_by_offset(physical_offset) or b""
+        except StoreError:
+            if not batch.has_begun:
+                raise
+            return
+        if not batch.add(place, data) or batch.is_full:
             return
 
 
@@ -111,7 +141,12 @@ def _filter_by_properties(commit_log: CommitLog, key: QueueKey, message_filter: 
     end = batch.scanned_to + min(SCAN_PROPERTIES_MAX_COUNT, SCAN_PROPERTIES_MAX_CHARACTERS // max(length, 1))
     looked_at_bytes = 0
     while batch.scanned_to < end and looked_at_bytes < SCAN_PROPERTIES_MAX_BYTES:
-        rows = commit_log.read(key, batch.scanned_to, min(BATCH_MAX_COUNT, end - batch.scanned_to))
+        try:
+            rows = _read(commit_log, key, batch.scanned_to, min(BATCH_MAX_COUNT, end - batch.scanned_to))
+        except StoreError:
+            if not batch.has_begun:
+                raise
+            return
         if not rows:
             return
         for place, data in rows:

@@ -18,6 +18,8 @@ import apsw
 import pytest
 
 from rocketmq_py.broker.commit_log import NOTE_ENDS_INTERVAL_MS, Arrival, CommitLog, MessageInner
+from rocketmq_py.broker.get_message import get_message
+from rocketmq_py.broker.message_filter import read_filter
 from rocketmq_py.broker.store import (
     APPLICATION_ID,
     PAGE_BYTES,
@@ -437,6 +439,30 @@ def test_a_changed_byte_of_a_message_is_told_when_it_is_read(directory: Path) ->
             ):
                 read()
         assert len(rig.store.messages.read(queue.row, 3, 2)) == 2
+
+
+@pytest.mark.behaviour("ES-07")
+@pytest.mark.parametrize(
+    "subscription", [("TAG", "*"), ("TAG", "tag"), ("SQL92", "a IS NULL")], ids=["everything", "tags", "properties"]
+)
+def test_what_lies_before_a_damaged_message_is_given_out_and_what_lies_behind_it_where_it_is_passed_over(
+    directory: Path, subscription: tuple[str, str]
+) -> None:
+    with opened(directory) as rig:
+        rig.log.put([MessageInner(*KEY, b"body %d" % n, {"TAGS": "tag"}) for n in range(5)], rig.answers.append)
+        rig.loop.run()
+    changed(directory / "store.db", lambda content: _flip(content, content.index(b"body 2")))
+    with opened(directory) as rig:
+
+        def places(offset: int) -> list[int]:
+            found = get_message(rig.log, KEY, offset, 32, read_filter("topic", *subscription, 1))
+            assert found.next_begin_offset == found.messages[-1][0] + 1
+            return [place for place, _ in found.messages]
+
+        assert places(0) == [0, 1]
+        with pytest.raises(StoreError, match="the message at 2 of a queue is wrong"):
+            places(2)
+        assert places(3) == [3, 4]
 
 
 @pytest.mark.behaviour("ES-07")
