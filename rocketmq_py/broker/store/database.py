@@ -186,7 +186,7 @@ class Database:
                 check = "quick_check" if table in _QUICKLY_CHECKED else "integrity_check"
                 ((told,), *_) = self.query(f'PRAGMA {check}("{table}")')
                 if told != "ok":
-                    raise self.damaged(f"in the table {table} SQLite finds: {told}")
+                    raise self.damaged(f"in the table {table} SQLite finds: {told.splitlines()[-1]}")
 
     def _highest_id(self, version: int) -> int:
         highest: int = self.query("SELECT coalesce(max(id), 0) FROM message")[0][0]
