@@ -136,11 +136,13 @@ class CleanCommitLogService:
         needed: dict[QueueKey, int] = {}  # whoever is asked may look through very many
         ended = True
         for head in _up_to(STEP_MAX_BYTES, self._store.messages.heads(self._seen_id, STEP_MAX_COUNT)):
-            ended = not self._is_old(head) and excess <= 0
+            ended = not self._is_old(head.stored_ms) and excess <= 0
             if ended:
                 break
             self._seen_id = head.id
-            if self._may_go(head, begins, needed):
+            if self._may_go(head, begins, needed) and (
+                excess > 0 or self._is_old(self._store.messages.stamped_ms(head))
+            ):
                 chosen.append(head)
                 begins[head.queue] = head.queue_offset + 1
                 excess -= head.size
@@ -155,8 +157,8 @@ class CleanCommitLogService:
         pages, free = self._store.pages()
         return (pages - free) * PAGE_BYTES - self._max_bytes
 
-    def _is_old(self, head: Head) -> bool:
-        return self._reserved_ms is not None and head.stored_ms < self._clock.wall_ms() - self._reserved_ms
+    def _is_old(self, stored_ms: int) -> bool:
+        return self._reserved_ms is not None and stored_ms < self._clock.wall_ms() - self._reserved_ms
 
     def _may_go(self, head: Head, begins: Mapping[int, int], needed: dict[QueueKey, int]) -> bool:
         found = self._commit_log.queue_in_row(head.queue)

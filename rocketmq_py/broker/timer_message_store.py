@@ -110,8 +110,11 @@ class TimerMessageStore:
     def first_needed(self, key: QueueKey) -> int:
         """The first message of the timers' queue that waits. Raises ``StoreError``."""
         row_id = self._table.lowest_id()
-        data = None if row_id is None else self._commit_log.look_message_by_offset(row_id)
-        return self._commit_log.max_offset(key) if data is None else decode_stored(data).head.queue_offset
+        if row_id is None:
+            return self._commit_log.max_offset(key)
+        data = self._commit_log.look_message_by_offset(row_id)
+        # Without the first it is unknown where the others begin: then all stay.
+        return self._commit_log.min_offset(key) if data is None else decode_stored(data).head.queue_offset
 
     def on_arrival(self, arrival: Arrival) -> None:
         """A message begins to wait."""
@@ -175,17 +178,15 @@ class TimerMessageStore:
             self._commit_log.put(plain, stored, writes)
 
     def _real(self, row: TimerRow) -> MessageInner | None:
+        wrong: object = "it is not found"  # what waits is never deleted
         try:
-            data = self._commit_log.look_message_by_offset(row.id)
-            stored = None if data is None else decode_stored(data)
+            if (data := self._commit_log.look_message_by_offset(row.id)) is not None:
+                return self._restored(decode_stored(data))
         except (StoreError, ProtocolError) as error:
-            _log.error("the message at %s, due at %s, cannot be read, it waits for ever: %s", row.id, row.due_ms, error)
-            self._unreadable.add(row.id)
-            return None
-        if stored is None:
-            _log.warning("the message at %s, due at %s, has been deleted", row.id, row.due_ms)
-            return None
-        return self._restored(stored)
+            wrong = error
+        _log.error("the message at %s, due at %s, cannot be read, it waits for ever: %s", row.id, row.due_ms, wrong)
+        self._unreadable.add(row.id)
+        return None
 
     def _restored(self, stored: StoredMessage) -> MessageInner:
         """Source: TimerMessageStore.convert, convertMessage."""

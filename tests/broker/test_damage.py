@@ -12,12 +12,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
-from rocketmq_py.broker.store import PAGE_BYTES, MessageStore, QueueKey
-from rocketmq_py.broker.store.status_table import StatusRow
+from rocketmq_py.broker.store import PAGE_BYTES, Changes, MessageStore, QueueKey
+from rocketmq_py.broker.store.check import check
+from rocketmq_py.broker.store.pop_table import put_order_info
+from rocketmq_py.broker.store.setting_table import put_setting
+from rocketmq_py.broker.store.timer_table import TimerRow, put_timers
 from rocketmq_py.errors import StoreError
 from rocketmq_py.remoting.message_codec import decode_stored
 from rocketmq_py.testing import ManualClock
@@ -40,7 +44,7 @@ class Left:
         ended: after an end in good order; there is no WAL.
         index_pages: of ``message_by_queue`` in the latter.
         queue_page: the one of ``queue`` in it.
-        statuses: of messages, in it.
+        rows: what is read of the other tables, in it.
     """
 
     crashed: dict[str, bytes]
@@ -48,7 +52,7 @@ class Left:
     known: Known
     index_pages: set[int]
     queue_page: int
-    statuses: set[StatusRow]
+    rows: dict[str, Any]
 
     def of(self, name: str) -> bytes:
         return self.crashed[name] if name == "store.db-wal" else self.ended[name]
@@ -68,14 +72,48 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
         life.rig.loop.run()
         crashed = {name: (directory / name).read_bytes() for name in ("store.db", "store.db-wal", "last_id")}
         life.rig.close()
+    with closing(MessageStore(directory)) as store:
+        assert store.begin()
+        others = [
+            write
+            for number in range(40)
+            for write in (
+                put_setting("kind", f"name {number}", "value"),
+                put_order_info(("group", "topic", number), "{}"),
+                put_timers([TimerRow(1_000 * number, number, f"key {number}")]),
+            )
+        ]
+        store.write(Changes(writes=others))
+        store.commit(store.last_id)
     with closing(apsw.Connection(str(directory / "store.db"))) as plain:
         rows = plain.execute("SELECT pageno FROM dbstat WHERE name = 'message_by_queue'").fetchall()
         queue_page = plain.execute("SELECT pageno FROM dbstat WHERE name = 'queue'").get
     ended = {name: (directory / name).read_bytes() for name in ("store.db", "last_id")}
     with closing(MessageStore(directory)) as store:
-        statuses = {*store.statuses.statuses()}
-    assert statuses
-    return Left(crashed, ended, known, {int(str(page)) for (page,) in rows}, int(str(queue_page)), statuses)
+        read = _rows(store)
+    assert all(read.values())
+    return Left(crashed, ended, known, {int(str(page)) for (page,) in rows}, int(str(queue_page)), read)
+
+
+def _rows(store: MessageStore) -> dict[str, Any]:
+    """What a broker reads at its start, and where messages lie."""
+    return {
+        "topic": store.configurations.topics(),
+        "consumer_group": store.configurations.groups(),
+        "consumer_offset": store.offsets.consumer_offsets(),
+        "delay_offset": store.offsets.delay_offsets(),
+        "setting": store.settings.settings("kind"),
+        "pop_lease": store.pops.leases(),
+        "pop_order": store.pops.order_infos(),
+        "timer": (store.timers.first(1_000, 2**62), store.timers.lowest_id()),
+        "message_status": (store.statuses.statuses(), store.statuses.with_status(GROUP, "CS", ("", 0, 0), 1_000)),
+        "message": {
+            key: [
+                row[:2] for row in store.messages.scan(state.row, state.min_offset, state.max_offset - state.min_offset)
+            ]
+            for key, state in store.messages.queues().items()
+        },
+    }
 
 
 def _told_or_right(directory: Path, left: Left, name: str, content: bytes) -> bool:
@@ -88,25 +126,20 @@ def _told_or_right(directory: Path, left: Left, name: str, content: bytes) -> bo
     try:
         with closing(MessageStore(directory)) as store:
             queues = store.messages.queues()
-            offsets = store.offsets.consumer_offsets()
-            statuses = store.statuses.statuses()
+            rows = _rows(store)
             found: dict[tuple[str, int, int], bytes] = {}
             for key, state in queues.items():
                 for offset, data in store.messages.read(
                     state.row, state.min_offset, state.max_offset - state.min_offset
                 ):
                     found[(*key, offset)] = decode_stored(data).body
-                store.messages.scan(state.row, state.min_offset, state.max_offset - state.min_offset)
-            store.configurations.topics()
-            store.configurations.groups()
-            store.offsets.delay_offsets()
     except StoreError:
         return True
-    assert name == "store.db-wal" or left.statuses.issuperset(statuses)
+    assert name == "store.db-wal" or rows == left.rows
     for (topic, queue_id, offset), (body, _) in left.known.stored.items():
         state = queues[QueueKey(topic, queue_id)]
         assert offset < state.min_offset or found[topic, queue_id, offset] == body
-    for (group, topic, queue_id), committed in offsets.items():
+    for (group, topic, queue_id), committed in rows["consumer_offset"].items():
         if group == GROUP:
             begin = queues[QueueKey(topic, queue_id)].min_offset
             assert {*range(begin, committed)} <= left.known.finished[topic, queue_id]
@@ -164,6 +197,25 @@ def test_a_queue_whose_row_cannot_be_found_any_more_is_told(left: Left, tmp_path
     else:  # where the first row lies in the page
         changed[page + 8 : page + 10] = b"\x20\0" if instead == "zeros" else changed[page + 10 : page + 12]
     assert _told_or_right(tmp_path / "lost", left, "store.db", bytes(changed))
+
+
+@pytest.mark.behaviour("DU-10")
+def test_a_table_from_which_a_row_has_gone_is_told_at_the_opening_or_by_the_check(left: Left, tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(left.ended["store.db"])
+    with closing(apsw.Connection(str(tmp_path / "store.db"))) as plain:
+        found = plain.execute("SELECT tbl_name, name, rootpage FROM sqlite_schema WHERE rootpage > 0").fetchall()
+    roots = [("sqlite_schema", "sqlite_schema", 1), *found]
+    assert len(roots) > 18
+    for table, name, number in roots:
+        page = (int(str(number)) - 1) * PAGE_BYTES + (100 if number == 1 else 0)
+        changed = bytearray(left.ended["store.db"])
+        cells = int.from_bytes(changed[page + 3 : page + 5], "big")
+        changed[page + 3 : page + 5] = (cells - 1).to_bytes(2, "big")
+        (tmp_path / "store.db").write_bytes(changed)
+        assert check(tmp_path).count > 0, name
+        if table not in ("message", "message_key", "status_history"):
+            with pytest.raises(StoreError, match=f"is damaged: in the table {table} SQLite finds"):
+                MessageStore(tmp_path)
 
 
 @pytest.mark.behaviour("DU-09")

@@ -493,6 +493,42 @@ def test_an_index_that_leads_to_another_message_is_told(directory: Path) -> None
 
 
 @pytest.mark.behaviour("ES-07")
+def test_a_message_under_another_id_is_told(directory: Path) -> None:
+    filled(directory, 3)
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        plain.execute("UPDATE message SET id = 9 WHERE id = 2")
+    with opened(directory) as rig, pytest.raises(StoreError, match="in the place of another"):
+        rig.store.messages.by_id(9)
+
+
+@pytest.mark.behaviour("ES-07")
+def test_an_index_that_leads_a_filter_to_another_message_is_told(directory: Path) -> None:
+    with opened(directory) as rig:
+        fill(rig, 3)
+    index = (root_page(directory, "message_by_queue") - 1) * PAGE_BYTES
+    content = bytearray((directory / "store.db").read_bytes())
+    cells = [int.from_bytes(content[at : at + 2], "big") for at in (index + 8, index + 10)]
+    at = index + cells[1]
+    content[at + content[at]] ^= 1  # the id at its end: 2 becomes 3
+    (directory / "store.db").write_bytes(content)
+    with opened(directory) as rig, pytest.raises(StoreError, match="the message at 1 of a queue is not found"):
+        rig.log.scan(KEY, 0, 3)
+
+
+@pytest.mark.behaviour("ES-07")
+def test_an_index_that_lost_the_end_of_a_young_queue_is_told_at_the_opening(directory: Path) -> None:
+    with opened(directory) as rig:
+        fill(rig, 3)
+        assert _known_ends(directory) == [0]
+    index = (root_page(directory, "message_by_queue") - 1) * PAGE_BYTES
+    content = bytearray((directory / "store.db").read_bytes())
+    content[index + 3 : index + 5] = b"\0\2"  # cells
+    (directory / "store.db").write_bytes(content)
+    with pytest.raises(StoreError, match="had messages from 0 to 2 or further, it has them from 0 to 1"):
+        opened(directory).__enter__()
+
+
+@pytest.mark.behaviour("ES-07")
 @pytest.mark.parametrize("which", ["id = 1", "id = 3"])
 def test_a_queue_that_lost_its_beginning_or_its_end_is_told_at_the_opening(directory: Path, which: str) -> None:
     with opened(directory) as rig:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from rocketmq_py.broker import clean_commit_log_service as cleaning
@@ -238,6 +240,39 @@ def test_a_step_deletes_a_bounded_number_and_others_are_answered_before_the_next
     assert answer.code == 0
     assert bounds(client) == (25, 25)
     rig.loop.end_commit()
+
+
+@pytest.mark.behaviour("DU-03")
+def test_a_young_message_whose_moment_was_damaged_stays_until_it_is_old(rig: Rig, client: Client) -> None:
+    client.send(b"young")
+    change(rig, "UPDATE message SET stored_ms = 0")
+    a_round(rig)
+    assert pull(client, 0) == (0, [b"young"], 1)
+    rig.loop.advance(RESERVED_MS)
+    assert bounds(client) == (1, 1)
+
+
+@pytest.mark.behaviour("DU-03")
+def test_a_damaged_message_goes_when_it_is_old(rig: Rig, client: Client) -> None:
+    client.send(b"damaged")
+    change(rig, "UPDATE message SET crc = crc + 1")
+    rig.loop.advance(RESERVED_MS + CLEAN_RESOURCE_INTERVAL_MS)
+    assert bounds(client) == (1, 1)
+
+
+@pytest.mark.behaviour("DU-03")
+def test_timers_stay_while_the_first_of_them_is_not_found(rig: Rig, client: Client) -> None:
+    for number in range(3):
+        client.send(properties={"UNIQ_KEY": f"id {number}", "TIMER_DELAY_SEC": str(1_000 + number)})
+    change(rig, "DELETE FROM message WHERE id = 1")
+    rig.loop.advance(RESERVED_MS + 2 * CLEAN_RESOURCE_INTERVAL_MS)
+    assert [head.id for head in rig.store.messages.heads(0, 9)] == [2, 3]
+
+
+def change(rig: Rig, statement: str) -> None:
+    """Change the store with its own means."""
+    with closing(apsw.Connection(str(rig.store.directory / "store.db"))) as plain:
+        plain.execute(statement)
 
 
 @pytest.mark.behaviour("DU-04")

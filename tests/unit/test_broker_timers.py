@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from rocketmq_py.broker import timer_message_store
@@ -196,3 +198,16 @@ def test_messages_of_a_batch_have_no_timers_and_nobody_sends_to_the_timers_topic
     batch = {"a": "p", "b": TOPIC, "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "i": "", "m": "true"}
     assert client.ask(320, batch, encode_batch([(b"a", 0, {"TIMER_DELAY_SEC": "5"})])).code == 13
     assert client.send(topic=TIMER_TOPIC).code == 29
+
+
+@pytest.mark.behaviour("TM-04")
+def test_a_timer_whose_message_is_not_found_stays_and_others_go_on(rig: Rig, client: Client) -> None:
+    send(client, b"damaged", TIMER_DELAY_SEC=5)
+    send(client, b"whole", TIMER_DELAY_SEC=6)
+    send(client, b"later", TIMER_DELAY_SEC=60)
+    rig.loop.run()
+    with closing(apsw.Connection(str(rig.store.directory / "store.db"))) as plain:
+        plain.execute("DELETE FROM message WHERE id = 1")
+    rig.loop.advance(10_000)
+    assert came(client) == [b"whole"]
+    assert [row.id for row in rig.store.timers.first(10, 2**62)] == [1, 3]

@@ -34,6 +34,14 @@ except ImportError:
 _DELETES = 2
 """The first version of a store from which messages may have been deleted."""
 
+_NOT_CHECKED = {"message", "message_key", "status_history"}
+"""Tables through which an opening does not look: they may have rows for every message. What is gone from the first is
+missed when it is read, what is gone from the others costs no message. Nearly all other tables are read as a whole at a
+start, which takes many times as long as looking through them."""
+
+_QUICKLY_CHECKED = {"timer"}
+"""May have a row for every message, too: whether its index fits is not looked at, which would take seconds."""
+
 PAGE_BYTES = 16_384
 CHECKPOINT_PAGES = 4_096
 """The WAL is written back when it has so many pages, 64 MiB: the more, the fewer stops."""
@@ -93,6 +101,7 @@ class Database:
             version = self._set_up()
             self._reader = opened.enter_context(contextlib.closing(self._connect(vfs)))
             self._read = _untyped(self._reader.cursor().execute)
+            self._check_tables()
             self.last_id = self._highest_id(version)
             self._last_id_file = self._check_last_id()
             opened.callback(self._last_id_file.close)
@@ -165,6 +174,19 @@ class Database:
                 self._writer.execute(script(version))
                 self._writer.pragma("user_version", SCHEMA_VERSION)
             self._writer.execute(INDEXES)
+
+    def _check_tables(self) -> None:
+        """Refuse tables from which rows have gone, and indexes that do not fit: no checksum tells of what is not there.
+
+        A bit that flips in a page, besides its rows, leaves bytes that belong to none, or to two.
+        """
+        tables = self.query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        for table in ("sqlite_schema", *(name for (name,) in tables)):
+            if table not in _NOT_CHECKED:
+                check = "quick_check" if table in _QUICKLY_CHECKED else "integrity_check"
+                ((told,), *_) = self.query(f'PRAGMA {check}("{table}")')
+                if told != "ok":
+                    raise self.damaged(f"in the table {table} SQLite finds: {told.splitlines()[-1]}")
 
     def _highest_id(self, version: int) -> int:
         highest: int = self.query("SELECT coalesce(max(id), 0) FROM message")[0][0]

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rocketmq_py.broker.store.database import Database, Write
+from rocketmq_py.errors import StoreError
+from rocketmq_py.model.message import MessageHead
+
+NEWEST_COUNT = 10_000
+"""So many messages are compared with the ends of their queues at an opening; older ones lie before the ends noted."""
 
 
 class QueueKey(NamedTuple):
@@ -129,8 +134,10 @@ class MessageTable:
         # Those dropped are left out here and not by the query, which could not tell one from a damaged row.
         rows = [row for row in rows if row[-1] != ""]
         self._database.check_integers(row[3:5] for row in rows)
+        newest = self._newest()
         found: dict[QueueKey, QueueState] = {}
-        for row, queue_id, begin, low, high, known_end, topic in rows:
+        for row, queue_id, begin, low, high, noted_end, topic in rows:
+            known_end = max(noted_end, newest.get(row, -1) + 1)
             if begin != low or high + 1 < known_end:
                 raise self._database.damaged(
                     f"queue {queue_id} of the topic {topic} had messages from {begin} to {known_end - 1} or further, "
@@ -149,6 +156,16 @@ class MessageTable:
         )
         if len({*rows}) < len(rows) or not {row for (row,) in of_messages} <= {*rows}:
             raise self._database.damaged("the row of a queue is not found")
+
+    def _newest(self) -> dict[int, int]:
+        """By the row of a queue, its last offset among the newest messages, found without the index."""
+        rows = self._query(
+            "SELECT queue, max(queue_offset) FROM "
+            "(SELECT queue, queue_offset FROM message NOT INDEXED ORDER BY id DESC LIMIT ?) GROUP BY queue",
+            (NEWEST_COUNT,),
+        )
+        self._database.check_integers(rows)
+        return dict(rows)
 
     def places(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
         """Where messages lie: (row id, bytes, tags code)."""
@@ -181,9 +198,13 @@ class MessageTable:
 
     def scan(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
         """The same, with what is needed to filter: (queue offset, row id, tags code)."""
-        rows: list[tuple[int, int, int]] = self._query(
-            "SELECT queue_offset, id, tags_code FROM message WHERE queue = ? AND queue_offset >= ? "
-            "ORDER BY queue_offset LIMIT ?",
+        # The row's own place is compared with the index: nothing else tells of one that leads to another row.
+        rows = self._query(
+            "SELECT message.queue_offset, message.id, message.tags_code FROM "
+            "(SELECT id, queue_offset FROM message WHERE queue = ?1 AND queue_offset >= ?2 "
+            "ORDER BY queue_offset LIMIT ?3) AS found "
+            "CROSS JOIN message NOT INDEXED ON message.id = found.id "
+            "WHERE message.queue = ?1 AND message.queue_offset = found.queue_offset",
             (queue, offset, count),
         )
         self._database.check_integers(rows)
@@ -226,7 +247,20 @@ class MessageTable:
     def by_id(self, row_id: int) -> bytes | None:
         """One message by its physical offset."""
         rows = self._query("SELECT data, crc, queue, queue_offset FROM message WHERE id = ?", (row_id,))
-        return self._intact(*rows[0]) if rows else None
+        if not rows:
+            return None
+        data = self._intact(*rows[0])
+        if MessageHead.unpack(data).commit_log_offset != row_id:
+            raise self._database.damaged("a message is found in the place of another")
+        return data
+
+    def stamped_ms(self, head: Head) -> int:
+        """When a message was stored, wall ms, as it says itself, which has a checksum; a damaged one says nothing."""
+        try:
+            data = self.by_id(head.id)
+        except StoreError:
+            data = None
+        return head.stored_ms if data is None else MessageHead.unpack(data).store_timestamp
 
     def stored_ms(self, queue: int, offset: int) -> int | None:
         """When the message at an offset was stored, wall ms; None where there is none."""
