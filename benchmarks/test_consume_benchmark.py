@@ -1,7 +1,7 @@
-"""Consumption end to end from a real broker, ours and Java's DefaultMQPushConsumer doing the same work in turn.
+"""Consumption end to end from a real broker, ours and Java's or Go's push consumer doing the same work in turn.
 
-200,000 messages of 1 KB wait in 8 queues. Every round is a process of its own with a new group, Java with its default
-settings, and the two clients take turns, so that a machine that drifts favours neither. Medians are compared.
+200,000 messages of 1 KB wait in 8 queues. Every round is a process of its own with a new group, the others with their
+default settings, and the two clients take turns, so that a machine that drifts favours neither. Medians are compared.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from rocketmq_py import (
 from rocketmq_py.model.results import Messages
 from tests.apache.cluster import BENCHMARK, ApacheCluster
 from tests.apache.fixtures import require_java
+from tests.apache.go_programs import go_program
 from tests.apache.jars import program_command
 
 MESSAGES = 200_000
@@ -57,6 +59,9 @@ def ours(namesrv: str, group: str, batch: int) -> float:
     return float(row["per_second"])
 
 
+Peer = Callable[[str, str, int], float]
+
+
 def javas(namesrv: str, group: str, batch: int) -> float:
     """Messages per second until all had come or the time was over."""
     pull_batch, queue_threshold = "32", "1000"  # its defaults
@@ -70,6 +75,16 @@ def javas(namesrv: str, group: str, batch: int) -> float:
     )  # fmt: skip
 
 
+def gos(program: Path) -> Peer:
+    """The same of the Go client."""
+
+    def run(namesrv: str, group: str, batch: int) -> float:
+        command = [str(program), namesrv, TOPIC, group, str(MESSAGES), str(batch), str(JAVA_TIMEOUT_S)]
+        return float(_run(command)["per_second"])
+
+    return run
+
+
 def _run(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=JAVA_TIMEOUT_S + 90)
     assert done.stdout, done.stderr
@@ -77,32 +92,42 @@ def _run(command: list[str]) -> dict[str, Any]:
     return row
 
 
-def compare(cluster: ApacheCluster, namesrv: str, batch: int, what: str, rounds: int) -> float:
-    """Medians of both, printed; returns ours over Java's."""
+def compare(
+    cluster: ApacheCluster, namesrv: str, batch: int, what: str, peer: str = "Java", run: Peer = javas
+) -> float:
+    """Medians of both, printed; returns ours over the other's."""
     mine, theirs = [], []
-    for number in range(rounds):
+    for number in range(ROUNDS):
         group = f"bench-{batch}-{number}-{time.time_ns()}"
         mine.append(ours(namesrv, f"{group}-py", batch))
         committed = cluster.committed_offsets(f"{group}-py", TOPIC)
         assert committed == cluster.max_offsets(TOPIC), "committed offsets are not the ends of the queues"
-        theirs.append(javas(namesrv, f"{group}-java", batch))
+        theirs.append(run(namesrv, f"{group}-{peer}", batch))
     ratio = statistics.median(mine) / statistics.median(theirs)
     print(
-        f"\n{what}, listener batch {batch}, {rounds} rounds in turn: "
+        f"\n{what}, listener batch {batch}, {ROUNDS} rounds in turn: "
         f"rocketmq_py {statistics.median(mine):,.0f}/s ({min(mine):,.0f} - {max(mine):,.0f}), "
-        f"Java {statistics.median(theirs):,.0f}/s ({min(theirs):,.0f} - {max(theirs):,.0f}), ratio {ratio:.2f}"
+        f"{peer} {statistics.median(theirs):,.0f}/s ({min(theirs):,.0f} - {max(theirs):,.0f}), ratio {ratio:.2f}"
     )
     return ratio
 
 
 @pytest.mark.parametrize("batch", [1, 32])
 def test_from_the_broker_at_least_as_fast_as_java(cluster: ApacheCluster, batch: int) -> None:
-    assert compare(cluster, cluster.namesrv_addr, batch, "broker", ROUNDS) >= 1
+    assert compare(cluster, cluster.namesrv_addr, batch, "broker") >= 1
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+def test_from_the_broker_not_much_slower_than_go_which_has_both_cores(
+    cluster: ApacheCluster, batch: int, tmp_path: Path
+) -> None:
+    program = go_program("./peer", tmp_path)
+    assert compare(cluster, cluster.namesrv_addr, batch, "broker", "Go", gos(program)) >= 0.65
 
 
 @pytest.mark.parametrize("batch", [1, 32])
 def test_through_the_proxy_at_least_twenty_times_as_fast_as_java(cluster: ApacheCluster, batch: int) -> None:
-    assert compare(cluster, cluster.proxy_remoting_addr, batch, "proxy, remoting port", ROUNDS) >= 20
+    assert compare(cluster, cluster.proxy_remoting_addr, batch, "proxy, remoting port") >= 20
 
 
 class _Timed(MessageListenerConcurrently):

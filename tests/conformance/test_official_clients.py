@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import threading
 import uuid
@@ -16,14 +14,13 @@ from typing import Self
 import pytest
 
 from tests.apache.cluster import TESTS
+from tests.apache.go_programs import go_program
 from tests.apache.jars import program_command
 from tests.conformance.collector import eventually
 from tests.embedded import EmbeddedProcess
 
 COUNT = 30
 QUEUES = 3
-
-GO_PROGRAM = Path(__file__).resolve().parents[1] / "go"
 
 
 class Program:
@@ -127,27 +124,12 @@ def test_java_consumers_of_every_kind_and_a_java_producer_work_against_the_embed
     assert set(embedded.committed_offsets(f"broadcast-{suffix}", topic).values()) == {-1}
 
 
-def go_tool() -> str:
-    """Go; a skip where it is missing, with CI=true a failure."""
-    tool = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
-    if tool is not None:
-        return tool
-    hint = "go not found on PATH: install Go 1.21 or newer (https://go.dev/dl)"
-    if os.environ.get("CI", "").lower() == "true":
-        pytest.fail(hint, pytrace=False)
-    pytest.skip(hint)
-
-
 @pytest.mark.apache
 @pytest.mark.behaviour("AB-24")
 def test_go_consumers_and_a_go_producer_work_against_the_embedded_broker(
     embedded: EmbeddedProcess, tmp_path: Path
 ) -> None:
-    program_file = tmp_path / "go-clients"
-    built = subprocess.run(
-        [go_tool(), "build", "-o", str(program_file), "."], cwd=GO_PROGRAM, capture_output=True, text=True
-    )
-    assert built.returncode == 0, built.stderr
+    program_file = go_program(".", tmp_path)
     suffix = uuid.uuid4().hex[:8]
     topic = f"go-{suffix}"
     embedded.create_topic(topic, QUEUES)
