@@ -81,6 +81,10 @@ REWRITE_INTERVALS_MS = [
 REVIVE_MAX_ATTEMPTS = 16
 """Source: popReviveMaxAttemptTimes."""
 
+PASSED_OVER_MAX_COUNT = 4_000
+"""Messages that one pop passes over because of its filter: a topic may have very many queues of them. Then it goes on
+where it waits, as with what is left of one queue."""
+
 _STAMPS = MessageConst.FIRST_POP_TIME, MessageConst.ORIGIN_GROUP
 
 _log = logging.getLogger(__name__)
@@ -145,12 +149,14 @@ class PopResult:
     Attributes:
         pop_ms: when, wall ms.
         rest_num: about how many more messages there are.
+        passed_over: how many the filter did not let through.
     """
 
     pop_ms: int
     invisible_ms: int
     revive_queue_id: int
     rest_num: int = 0
+    passed_over: int = 0
     batches: list[PopBatch] = field(default_factory=list)
     _told: list[Callable[[bool], None]] = field(default_factory=list)
 
@@ -360,7 +366,7 @@ class PopConsumerService:
         start, began = self._pop_offset(place, key, call.init_mode)
         writes += began
         wanted = call.max_nums - len(result.messages)
-        if wanted <= 0:
+        if wanted <= 0 or result.passed_over >= PASSED_OVER_MAX_COUNT:
             result.rest_num += self._commit_log.max_offset(key) - start
             return
         found = get_message(self._commit_log, key, start, wanted, call.message_filter)
@@ -384,6 +390,7 @@ class PopConsumerService:
             messages = [self._popped(call, key, result, start, offset, data) for offset, data in found.messages]
             result.batches.append(PopBatch(*key, start, messages))
             self._note_given(call.group, key, result, found.messages)
+        result.passed_over += found.next_begin_offset - start - len(found.messages)
         result.rest_num += self._commit_log.max_offset(key) - found.next_begin_offset
 
     def _pop_offset(self, place: _Place, key: QueueKey, init_mode: int) -> tuple[int, list[Write]]:

@@ -17,7 +17,7 @@ from rocketmq_py.broker.pop_long_polling_service import POP_POLLING_SIZE, WOKEN_
 from rocketmq_py.broker.store import QueueKey
 from rocketmq_py.model.extra_info import ExtraInfo
 from rocketmq_py.model.message import MessageExt
-from rocketmq_py.remoting.message_codec import encode_batch
+from rocketmq_py.remoting.message_codec import decode_messages, encode_batch
 from tests.unit.broker_pop_support import (
     ACK,
     BATCH_ACK,
@@ -136,6 +136,27 @@ def test_only_what_the_filter_lets_through_comes_and_what_is_passed_over_is_gone
     assert bodies(pop_now(client, consumerGroup="sql", expType="SQL92", exp="n > 7")) == [b"8", b"9"]
     assert pop(client, consumerGroup="none", exp="C").code == 210
     assert pop(client, consumerGroup="none").code == 210
+
+
+@pytest.mark.behaviour("EP-03")
+def test_a_pop_passes_over_a_bounded_number_of_messages_and_goes_on_where_it_waits(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pop_consumer_service, "PASSED_OVER_MAX_COUNT", 4)
+    rig.create_topic("wide", 6)
+    for queue_id in range(6):
+        for body in (b"1", b"2", b"3"):
+            client.send(body, topic="wide", queue_id=queue_id, properties={"TAGS": "B"})
+    client.send(b"wanted", topic="wide", queue_id=5, properties={"TAGS": "A"})
+    # After two queues of three there are the others, and the first of them the next time.
+    answer = pop(client, topic="wide", exp="A")
+    assert (answer.code, answer.ext_fields["restNum"]) == (210, "13")
+    opaque = client.begin(POP, pop_fields(topic="wide", exp="A", pollTime=10_000, bornTime=rig.clock.wall_ms()))
+    rig.loop.run()
+    found = client.answer(opaque)
+    assert found is not None
+    assert (found.code, found.ext_fields["restNum"]) == (0, "0")
+    assert [msg.body for msg in decode_messages(found.body)] == [b"wanted"]
 
 
 @pytest.mark.behaviour("EP-03")
