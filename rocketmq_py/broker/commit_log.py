@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rocketmq_py.broker.loop import Loop
-from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum
+from rocketmq_py.broker.store import Changes, Head, MessageStore, QueueKey, Row, Write, checksum, head_checksum
 from rocketmq_py.broker.store.key_table import KeyRow, key_rows, keys_of
 from rocketmq_py.broker.store.message_table import add_queue, begin_queue_at, delete_messages, drop_queue, note_ends
 from rocketmq_py.broker.store.timer_table import TimerRow, put_timers
@@ -270,7 +270,7 @@ class CommitLog:
             )  # fmt: skip
             tags = message.properties.get(MessageConst.TAGS)
             tags_code = message.due_ms if message.due_ms is not None else java_string_hash(tags) if tags else 0
-            crc = checksum(queue.row, place.queue_offset, data)
+            crc = checksum(queue.row, place.queue_offset, data) | head_checksum(tags_code, now_ms)
             rows.append(Row(place.physical_offset, queue.row, place.queue_offset, tags_code, now_ms, crc, data))
             places.append(place)
             if message.timer_key is not None and message.due_ms is not None:

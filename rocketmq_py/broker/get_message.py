@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rocketmq_py.broker.commit_log import CommitLog
 from rocketmq_py.broker.message_filter import MessageFilter
@@ -23,6 +25,8 @@ SCAN_PROPERTIES_MAX_CHARACTERS = 200_000
 """The same, of expressions: one of 1,000 characters is asked about 200 messages, a longer one about fewer."""
 SCAN_PROPERTIES_MAX_BYTES = 4 * 1024 * 1024
 """Bytes read then; the first messages are looked at whatever their size."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -59,7 +63,7 @@ def get_message(
         return GetMessageResult(ResponseCode.PULL_OFFSET_MOVED, "OFFSET_OVERFLOW_BADLY", high)
     batch = _Batch(offset, max(1, min(max_count, BATCH_MAX_COUNT)))
     if message_filter.wants_everything:
-        for place, data in _read(commit_log, key, offset, batch.wanted):
+        for place, data in _sound(commit_log.read, key, offset, batch.wanted):
             if not batch.add(place, data):
                 break
         if not batch.messages:
@@ -105,24 +109,19 @@ class _Batch:
         self.scanned_to = place + 1
 
 
-def _read(commit_log: CommitLog, key: QueueKey, offset: int, count: int) -> list[tuple[int, bytes]]:
-    """Messages before the first that cannot be read. Whoever asks for that one is told: raises ``StoreError``."""
-    try:
-        return commit_log.read(key, offset, count)
-    except StoreError:
-        sound: list[tuple[int, bytes]] = []
-        for place in range(offset, offset + count):
-            try:
-                sound += commit_log.read(key, place, 1)
-            except StoreError:
-                if sound:
-                    break
+def _sound(read: Callable[[QueueKey, int, int], list[T]], key: QueueKey, offset: int, count: int) -> list[T]:
+    """What can be read, ``count`` messages or fewer of them. Raises ``StoreError`` when the first cannot."""
+    while True:
+        try:
+            return read(key, offset, count)
+        except StoreError:
+            if count <= 1:
                 raise
-        return sound
+            count //= 2
 
 
 def _filter_by_tags(commit_log: CommitLog, key: QueueKey, message_filter: MessageFilter, batch: _Batch) -> None:
-    for place, physical_offset, tags_code in commit_log.scan(key, batch.scanned_to, SCAN_MAX_COUNT):
+    for place, physical_offset, tags_code in _sound(commit_log.scan, key, batch.scanned_to, SCAN_MAX_COUNT):
         if not message_filter.is_matched(tags_code, dict):
             batch.passed_over(place)
             continue
@@ -142,7 +141,7 @@ def _filter_by_properties(commit_log: CommitLog, key: QueueKey, message_filter: 
     looked_at_bytes = 0
     while batch.scanned_to < end and looked_at_bytes < SCAN_PROPERTIES_MAX_BYTES:
         try:
-            rows = _read(commit_log, key, batch.scanned_to, min(BATCH_MAX_COUNT, end - batch.scanned_to))
+            rows = _sound(commit_log.read, key, batch.scanned_to, min(BATCH_MAX_COUNT, end - batch.scanned_to))
         except StoreError:
             if not batch.has_begun:
                 raise

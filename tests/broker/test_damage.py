@@ -108,9 +108,7 @@ def _rows(store: MessageStore) -> dict[str, Any]:
         "timer": (store.timers.first(1_000, 2**62), store.timers.lowest_id()),
         "message_status": (store.statuses.statuses(), store.statuses.with_status(GROUP, "CS", ("", 0, 0), 1_000)),
         "message": {
-            key: [
-                row[:2] for row in store.messages.scan(state.row, state.min_offset, state.max_offset - state.min_offset)
-            ]
+            key: store.messages.scan(state.row, state.min_offset, state.max_offset - state.min_offset)
             for key, state in store.messages.queues().items()
         },
     }

@@ -466,6 +466,32 @@ def test_what_lies_before_a_damaged_message_is_given_out_and_what_lies_behind_it
 
 
 @pytest.mark.behaviour("ES-07")
+@pytest.mark.parametrize("column", ["tags_code", "stored_ms"])
+def test_a_message_whose_tag_or_time_was_changed_is_told_to_who_looks_by_them_and_given_to_others(
+    directory: Path, column: str
+) -> None:
+    with opened(directory) as rig:
+        rig.log.put([MessageInner(*KEY, b"body %d" % n, {"TAGS": "tag"}) for n in range(5)], rig.answers.append)
+        rig.loop.run()
+    with closing(apsw.Connection(str(directory / "store.db"))) as plain:
+        plain.execute(f"UPDATE message SET {column} = {column} + 8 WHERE queue_offset = 2")
+    with opened(directory) as rig:
+
+        def places(offset: int, tags: str) -> list[int]:
+            return [
+                place
+                for place, _ in get_message(rig.log, KEY, offset, 32, read_filter("topic", "TAG", tags, 1)).messages
+            ]
+
+        assert places(0, "*") == [0, 1, 2, 3, 4]
+        assert (places(0, "tag"), places(1, "tag")) == ([0], [1])
+        assert places(3, "tag") == [3, 4]
+        for look in (lambda: places(2, "tag"), lambda: rig.log.stored_ms(KEY, 2), lambda: rig.log.places(KEY, 0, 5)):
+            with pytest.raises(StoreError, match="the checksum of the tag and the time of a message is wrong"):
+                look()
+
+
+@pytest.mark.behaviour("ES-07")
 @pytest.mark.parametrize("part", ["sqlite_schema", "topic", "queue", "message", "message_by_queue"])
 def test_a_page_of_garbage_is_told(directory: Path, part: str) -> None:
     filled(directory, 50)

@@ -6,7 +6,7 @@ stand in ``schema.py``. ``CommitLog.write`` makes ``Write``s durable, alone or t
 
 from rocketmq_py.broker.store.database import CHECKPOINT, PAGE_BYTES, Write
 from rocketmq_py.broker.store.message_store import Changes, MessageStore
-from rocketmq_py.broker.store.message_table import Head, QueueKey, QueueState, Row, checksum
+from rocketmq_py.broker.store.message_table import Head, QueueKey, QueueState, Row, checksum, head_checksum
 from rocketmq_py.broker.store.schema import APPLICATION_ID, SCHEMA_VERSION
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "Row",
     "Write",
     "checksum",
+    "head_checksum",
 ]

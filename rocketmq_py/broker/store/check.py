@@ -17,7 +17,7 @@ import apsw
 
 from rocketmq_py.broker.store.database import BUSY_TIMEOUT_MS, checksum
 from rocketmq_py.broker.store.key_table import KeyRow, key_rows, keys_of
-from rocketmq_py.broker.store.message_table import checksum as message_checksum
+from rocketmq_py.broker.store.message_table import is_head_whole, is_whole
 from rocketmq_py.broker.store.schema import APPLICATION_ID, SCHEMA_VERSION
 from rocketmq_py.errors import ProtocolError, StoreError
 from rocketmq_py.model import names
@@ -231,11 +231,13 @@ class _Check:
 
 def _message(row: tuple[Any, ...]) -> StoredMessage | str:
     """The message of a row, or why there is none."""
-    _, queue, queue_offset, _, _, crc, data = row
+    _, queue, queue_offset, tags_code, stored_ms, crc, data = row
     if not all(type(value) is int for value in row[:6]) or type(data) is not bytes:
         return "a column is of another type"
-    if message_checksum(queue, queue_offset, data) != crc:
+    if not is_whole(queue, queue_offset, data, crc):
         return "its checksum is wrong"
+    if not is_head_whole(tags_code, stored_ms, crc):
+        return "the checksum of its tag and its time is wrong"
     try:
         return decode_stored(data)
     except ProtocolError as error:

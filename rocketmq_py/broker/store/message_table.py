@@ -58,8 +58,24 @@ class QueueState:
 
 
 def checksum(queue: int, queue_offset: int, data: bytes) -> int:
-    """What a row has in ``crc``. A damaged index may lead to another whole message: the place belongs to it, too."""
+    """The low half of ``crc``. A damaged index may lead to another whole message: the place belongs to it, too."""
     return zlib.crc32(data, zlib.crc32(b"%d %d" % (queue, queue_offset)))
+
+
+def head_checksum(tags_code: int, stored_ms: int) -> int:
+    """The high half: of what is looked at without the data. Rows that were written before there was one have 0."""
+    return (zlib.crc32(b"%d %d" % (tags_code, stored_ms)) & 0x3FFFFFFF | 0x40000000) << 32
+
+
+def is_whole(queue: int, queue_offset: int, data: bytes, crc: int) -> bool:
+    """Whether data and place are what was written."""
+    return crc & 0xFFFFFFFF == checksum(queue, queue_offset, data)
+
+
+def is_head_whole(tags_code: int, stored_ms: int, crc: int) -> bool:
+    """Whether tag and time are what was written, as far as that is known."""
+    high = crc & ~0xFFFFFFFF
+    return not high or high == head_checksum(tags_code, stored_ms)
 
 
 def add_messages(rows: Iterable[Row]) -> Write:
@@ -169,13 +185,12 @@ class MessageTable:
 
     def places(self, queue: int, offset: int, count: int) -> list[tuple[int, int, int]]:
         """Where messages lie: (row id, bytes, tags code)."""
-        rows: list[tuple[int, int, int]] = self._query(
-            "SELECT id, length(data), tags_code FROM message WHERE queue = ? AND queue_offset >= ? "
+        rows = self._query(
+            "SELECT id, length(data), tags_code, stored_ms, crc FROM message WHERE queue = ? AND queue_offset >= ? "
             "ORDER BY queue_offset LIMIT ?",
             (queue, offset, count),
         )
-        self._database.check_integers(rows)
-        return rows
+        return [(row_id, size, self._tags_code(*head)) for row_id, size, *head in rows]
 
     def stored_between(self) -> tuple[int, int] | None:
         """When the oldest and the newest message came, wall ms; None when there is none."""
@@ -200,16 +215,24 @@ class MessageTable:
         """The same, with what is needed to filter: (queue offset, row id, tags code)."""
         # The row's own place is compared with the index: nothing else tells of one that leads to another row.
         rows = self._query(
-            "SELECT message.queue_offset, message.id, message.tags_code FROM "
+            "SELECT message.queue_offset, message.id, message.tags_code, message.stored_ms, message.crc FROM "
             "(SELECT id, queue_offset FROM message WHERE queue = ?1 AND queue_offset >= ?2 "
             "ORDER BY queue_offset LIMIT ?3) AS found "
             "CROSS JOIN message NOT INDEXED ON message.id = found.id "
             "WHERE message.queue = ?1 AND message.queue_offset = found.queue_offset",
             (queue, offset, count),
         )
-        self._database.check_integers(rows)
         self._check_complete([row[0] for row in rows], offset, count)
-        return rows
+        return [(place, row_id, self._tags_code(*head)) for place, row_id, *head in rows]
+
+    def _tags_code(self, tags_code: int, stored_ms: int, crc: int) -> int:
+        self._check_head(tags_code, stored_ms, crc)
+        return tags_code
+
+    def _check_head(self, tags_code: int, stored_ms: int, crc: int) -> None:
+        self._database.check_integers([(tags_code, stored_ms, crc)])
+        if not is_head_whole(tags_code, stored_ms, crc):
+            raise self._database.damaged("the checksum of the tag and the time of a message is wrong")
 
     def _check_complete(self, found: list[int], offset: int, count: int) -> None:
         if found != list(range(offset, offset + count)):
@@ -264,12 +287,16 @@ class MessageTable:
 
     def stored_ms(self, queue: int, offset: int) -> int | None:
         """When the message at an offset was stored, wall ms; None where there is none."""
-        rows = self._query("SELECT stored_ms FROM message WHERE queue = ? AND queue_offset = ?", (queue, offset))
-        self._database.check_integers(rows)
-        return rows[0][0] if rows else None
+        rows = self._query(
+            "SELECT tags_code, stored_ms, crc FROM message WHERE queue = ? AND queue_offset = ?", (queue, offset)
+        )
+        if not rows:
+            return None
+        self._check_head(*rows[0])
+        return int(rows[0][1])
 
     def _intact(self, data: bytes, crc: int, queue: int, queue_offset: int) -> bytes:
-        self._database.check_integers([(queue, queue_offset)])
-        if not isinstance(data, bytes) or checksum(queue, queue_offset, data) != crc:
+        self._database.check_integers([(queue, queue_offset, crc)])
+        if not isinstance(data, bytes) or not is_whole(queue, queue_offset, data, crc):
             raise self._database.damaged(f"the checksum of the message at {queue_offset} of a queue is wrong")
         return data
