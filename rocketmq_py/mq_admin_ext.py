@@ -25,6 +25,7 @@ from rocketmq_py.model.route import BrokerData, TopicRouteData
 from rocketmq_py.model.running_info import ConsumerRunningInfo
 from rocketmq_py.model.settings import ClientSettings
 from rocketmq_py.remoting.admin_api import AdminApi
+from rocketmq_py.remoting.bodies import SetMessageRequestMode
 from rocketmq_py.remoting.remoting_client import RemotingClient
 from rocketmq_py.remoting.rpc_hook import hooks_of
 from rocketmq_py.remoting.tls import client_context
@@ -230,6 +231,20 @@ class DefaultMQAdminExt(ClientConfig, StartedByWith):
     def delete_subscription_group(self, address: str, group: str, *, remove_offset: bool = False) -> None:
         """Delete a group on one broker, with what it has committed there if told so."""
         self.api.delete_subscription_group(address, group, remove_offset)
+
+    def set_message_request_mode(self, topic: str, group: str, mode: str, pop_share_queue_num: int = 0) -> None:
+        """Have a group pull or pop a topic, on all masters of the topic, one after the other, until one fails.
+
+        Members made with ``client_rebalance=False`` follow within 20 s, others pull.
+
+        Args:
+            topic: its name.
+            group: its name.
+            mode: ``PULL`` or ``POP``.
+            pop_share_queue_num: of how many members behind it a member pops the queues, too; 0: of all.
+        """
+        for address in self.masters_of_topic(topic).values():
+            self.api.set_message_request_mode(address, SetMessageRequestMode(topic, group, mode, pop_share_queue_num))
 
     def examine_consumer_connection_info(self, group: str) -> ConsumerConnection | None:
         """A group's members; None when there are none.

@@ -196,6 +196,10 @@ class EmbeddedBroker:
             raise IllegalStateError("the broker is not running: call start()")
         return self._running
 
+    def __repr__(self) -> str:
+        state = "not running" if self._running is None else f"name server at {self.namesrv_addr}"
+        return f"<EmbeddedBroker {self._directory}, {state}>"
+
     def __enter__(self) -> Self:
         """``start``."""
         return self.start()

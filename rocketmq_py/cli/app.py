@@ -334,6 +334,8 @@ def inspect(
 
     if (group is None) is (check is None):
         raise typer.BadParameter("either --group or --check", param_hint="--group / --check")
+    if check is not None and (client is not None or stacks):
+        raise typer.BadParameter("--client and --stacks are of a group's members", param_hint="--check")
     with errors_as_messages():
         if check is not None:
             raise typer.Exit(0 if inspecting.inspect_store(check, as_json=as_json) else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -218,6 +219,34 @@ def delete(
         print_json({"deleted": group, "brokers": list(configs), "topics": deleted})
     else:
         print(f"deleted group {group}" + "".join(f"\ndeleted topic {topic}" for topic in deleted))
+
+
+class Mode(Enum):
+    """How messages come to a group."""
+
+    PULL = "pull"
+    POP = "pop"
+
+
+@app.command("consume-mode")
+def consume_mode(
+    group: Group,
+    topic: Annotated[str, typer.Option(help="Of which messages.", show_default=False)],
+    mode: Annotated[Mode, typer.Option(help="How they come to its members.", show_default=False)],
+    namesrv: AdminNameServers = None,
+    share_queues: Annotated[
+        int, typer.Option(min=0, help="To pop: of how many other members each pops the queues, too; 0: of all.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Have a group pull or pop a topic; members that leave it to brokers (client_rebalance=False) follow in 20 s."""
+    with errors_as_messages(), admin_client(namesrv) as admin:
+        known(admin, group)
+        admin.set_message_request_mode(topic, group, mode.name, share_queues)
+    if as_json:
+        print_json({"group": group, "topic": topic, "mode": mode.value, "share_queues": share_queues})
+    else:
+        print(f"group {group} is to {mode.value} topic {topic}")
 
 
 def _delete_topic(admin: DefaultMQAdminExt, topic: str) -> bool:

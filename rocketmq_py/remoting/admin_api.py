@@ -135,6 +135,11 @@ class AdminApi:
         fields = {"groupName": group, "cleanOffset": "true" if clean_offset else "false"}
         self._ask(address, RequestCode.DELETE_SUBSCRIPTIONGROUP, fields, f"delete group {group}")
 
+    def set_message_request_mode(self, address: str, asked: bodies.SetMessageRequestMode) -> None:
+        """Have a group pull or pop a topic of one broker."""
+        code, doing = RequestCode.SET_MESSAGE_REQUEST_MODE, f"have group {asked.group} {asked.mode} topic {asked.topic}"
+        self._ask(address, code, {}, doing, bodies.encode_message_request_mode(asked))
+
     def consumer_connections(self, address: str, group: str) -> ConsumerConnection | None:
         """A group's members as one broker knows them; None when it knows none."""
         fields, doing = {"consumerGroup": group}, f"ask for the members of group {group}"

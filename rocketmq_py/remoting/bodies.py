@@ -450,6 +450,16 @@ class SetMessageRequestMode(NamedTuple):
     pop_share_queue_num: int
 
 
+def encode_message_request_mode(asked: SetMessageRequestMode) -> bytes:
+    """Body of SET_MESSAGE_REQUEST_MODE."""
+    return fastjson.dumps(
+        {
+            "topic": asked.topic, "consumerGroup": asked.group, "mode": asked.mode,
+            "popShareQueueNum": asked.pop_share_queue_num,
+        }
+    )  # fmt: skip
+
+
 def parse_message_request_mode(body: bytes) -> SetMessageRequestMode:
     """Body of SET_MESSAGE_REQUEST_MODE.
 

@@ -23,6 +23,7 @@ from rocketmq_py.cli.options import confirm, errors_as_messages
         (["send", "--topic", "t", "-", "--count", "3"], "are of generated text, not of standard input"),
         (["send", "--topic", "t", "-", "--size", "100"], "are of generated text, not of standard input"),
         (["consume", "--topic", "t", "--group", "g", "--namesrv", "h:1", "--endpoints", "h:2"], "give one"),
+        (["inspect", "--check", ".", "--stacks"], "are of a group's members"),
         (["topic", "create", "%RETRY%g"], "would be a topic of the group g: brokers make such a topic when"),
         (["topic", "create", "%DLQ%g"], "would be a topic of the group g: brokers make such a topic when"),
         (["topic", "create", "t", "--type", "KIND"], "'NORMAL', 'FIFO', 'DELAY', 'TRANSACTION', 'PRIORITY', 'MIXED'"),

@@ -22,8 +22,11 @@ from rocketmq_py import (
     SendResult,
 )
 from rocketmq_py.cli.app import app
+from rocketmq_py.model import fastjson
 from rocketmq_py.model.codes import VERSION_DESC
 from rocketmq_py.model.results import Messages
+from rocketmq_py.mq_admin_ext import DefaultMQAdminExt
+from tests.administration import call
 from tests.conformance.collector import Collector, eventually
 from tests.conformance.conftest import StartConsumer
 from tests.conformance.servers import ApacheBroker, Embedded, Server
@@ -132,6 +135,13 @@ def test_a_group_is_created_shown_changed_and_deleted(
     assert shown["subscriptions"] == {topic: "*", f"%RETRY%{group}": "*"}
     assert shown["message_model"] == "CLUSTERING"
     assert VERSION_DESC in run("group", "show", group).stdout
+    assert told(run("group", "consume-mode", group, "--topic", topic, "--mode", "pop", "--json")) == {
+        "group": group, "topic": topic, "mode": "pop", "share_queues": 0,
+    }  # fmt: skip
+    with DefaultMQAdminExt(namesrv_addr=server.namesrv_addr) as admin:
+        (address,) = admin.all_master_addresses().values()
+    modes = fastjson.loads(call(address, 402).checked("modes").body)["messageRequestModeMap"]
+    assert modes[topic][group]["mode"] == "POP"
     refused = run("group", "delete", group, "--yes", code=1).stderr
     assert "has 1 member, whose next pull would make it anew: stop it first" in refused
     (listed,) = [each for each in told(run("group", "list", "--json")) if each["group"] == group]

@@ -38,6 +38,13 @@ def broker(tmp_path: Path, nothing_is_left_behind: None) -> Iterator[EmbeddedBro
         yield broker
 
 
+def test_a_broker_shows_where_its_store_and_its_name_server_are(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path)
+    assert repr(broker) == f"<EmbeddedBroker {tmp_path}, not running>"
+    with broker:
+        assert repr(broker) == f"<EmbeddedBroker {tmp_path}, name server at {broker.namesrv_addr}>"
+
+
 def connect(broker: EmbeddedBroker) -> socket.socket:
     host, port = broker.broker_addr.split(":")
     return socket.create_connection((host, int(port)), 5)
