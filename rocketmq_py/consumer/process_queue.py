@@ -208,7 +208,7 @@ class ProcessQueue:
                 return NO_OFFSET
             if len(msgs) > 1 and self._remove_run(sorted([msg.queue_offset for msg in msgs])):
                 removed = len(msgs)
-                size = sum([len(msg.body) for msg in msgs]) if removed < self._msg_count else 0
+                size = sum([len(msg.body) for msg in msgs]) if removed != self._msg_count else 0
             else:
                 removed = size = 0
                 for msg in msgs:

@@ -249,6 +249,16 @@ def test_consuming_again_puts_back_only_the_messages_named(queue: ProcessQueue) 
     assert (queue.msg_count, queue.consuming) == (3, True)
 
 
+@pytest.mark.behaviour("PQ-08")
+def test_messages_put_back_that_were_not_there_are_not_counted_and_counted_off_when_they_are_removed(
+    queue: ProcessQueue,
+) -> None:
+    queue.make_message_to_consume_again(messages(0, 1, size=10))
+    assert (queue.msg_count, queue.msg_size) == (0, 0)
+    queue.remove_message(messages(0, 1, size=10))
+    assert (queue.msg_count, queue.msg_size) == (-2, -20)
+
+
 # Looking.
 
 
