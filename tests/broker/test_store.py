@@ -532,11 +532,12 @@ def test_an_index_that_leads_a_filter_to_another_message_is_told(directory: Path
     with opened(directory) as rig:
         fill(rig, 3)
     index = (root_page(directory, "message_by_queue") - 1) * PAGE_BYTES
-    content = bytearray((directory / "store.db").read_bytes())
-    cells = [int.from_bytes(content[at : at + 2], "big") for at in (index + 8, index + 10)]
-    at = index + cells[1]
-    content[at + content[at]] ^= 1  # the id at its end: 2 becomes 3
-    (directory / "store.db").write_bytes(content)
+
+    def lead_astray(content: bytearray) -> None:
+        at = index + int.from_bytes(content[index + 10 : index + 12], "big")  # the second entry
+        content[at + content[at]] ^= 1  # the id at its end: 2 becomes 3
+
+    changed(directory / "store.db", lead_astray)
     with opened(directory) as rig, pytest.raises(StoreError, match="the message at 1 of a queue is not found"):
         rig.log.scan(KEY, 0, 3)
 
@@ -547,9 +548,11 @@ def test_an_index_that_lost_the_end_of_a_young_queue_is_told_at_the_opening(dire
         fill(rig, 3)
         assert _known_ends(directory) == [0]
     index = (root_page(directory, "message_by_queue") - 1) * PAGE_BYTES
-    content = bytearray((directory / "store.db").read_bytes())
-    content[index + 3 : index + 5] = b"\0\2"  # cells
-    (directory / "store.db").write_bytes(content)
+
+    def drop_the_last(content: bytearray) -> None:
+        content[index + 3 : index + 5] = b"\0\2"  # cells
+
+    changed(directory / "store.db", drop_the_last)
     with pytest.raises(StoreError, match="had messages from 0 to 2 or further, it has them from 0 to 1"):
         opened(directory).__enter__()
 
