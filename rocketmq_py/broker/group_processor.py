@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from rocketmq_py.broker import topic_attributes
+from rocketmq_py.broker import attributes
 from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, required, success, when_all
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
@@ -69,8 +69,8 @@ class GroupProcessor:
             raise BrokerError(ResponseCode.INVALID_PARAMETER, f"retryQueueNums is {config.retryQueueNums}")
         known = self._topics.group(config.groupName)
         current = None if known is None else known.attributes
-        modification = topic_attributes.modification_of(config.attributes)
-        return replace(config, attributes=topic_attributes.altered(current, modification, topic_attributes.OF_GROUPS))
+        modification = attributes.modification_of(config.attributes)
+        return replace(config, attributes=attributes.altered(current, modification, attributes.OF_GROUPS))
 
     def delete_subscription_group(self, channel: Channel, request: RemotingCommand) -> None:
         """Forget a group, and what it has committed if that is asked for. Behaviour: AB-08."""

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from sortedcontainers import SortedDict
 
+from rocketmq_py.broker.attributes import MESSAGE_TYPE, PRIORITY_FACTOR
 from rocketmq_py.broker.commit_log import CommitLog, MessageInner, Stored
 from rocketmq_py.broker.consumer_offset_manager import ConsumerOffsetManager
 from rocketmq_py.broker.consumer_order_info_manager import (
@@ -37,7 +38,6 @@ from rocketmq_py.broker.message_filter import MessageFilter
 from rocketmq_py.broker.message_status_manager import MessageStatusManager
 from rocketmq_py.broker.store import QueueKey, Write
 from rocketmq_py.broker.store.pop_table import LeaseRow, PopTable, delete_leases, put_leases
-from rocketmq_py.broker.topic_attributes import MESSAGE_TYPE, PRIORITY_FACTOR
 from rocketmq_py.broker.topic_config import TopicConfigManager
 from rocketmq_py.clock import Clock
 from rocketmq_py.errors import BrokerError, ConfigError, RocketMQError, StoreError

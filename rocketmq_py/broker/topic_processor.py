@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from rocketmq_py.broker import topic_attributes
+from rocketmq_py.broker import attributes
 from rocketmq_py.broker.broker_stats_manager import BrokerStatsManager
 from rocketmq_py.broker.channel import Channel, Handler, answer_when_stored, integer, required, success, when_all
 from rocketmq_py.broker.commit_log import CommitLog
@@ -79,7 +79,7 @@ class TopicProcessor:
         configs = []
         for fields in bodies.parse_config_list(request.body, "topicConfigList", TopicConfig):
             told = TopicConfig(**{"topicName": "", **fields})
-            configs.append(self._checked(told, topic_attributes.modification_of(told.attributes)))
+            configs.append(self._checked(told, attributes.modification_of(told.attributes)))
         stored = when_all(len(configs), answer_when_stored(channel, request, success(request)))
         for config in configs:
             self._topics.put_topic(config, stored)
@@ -99,7 +99,7 @@ class TopicProcessor:
             )
         known = self._topics.topic(config.topicName)
         current = None if known is None else known.attributes
-        return replace(config, attributes=topic_attributes.altered(current, modification))
+        return replace(config, attributes=attributes.altered(current, modification))
 
     def delete_topic(self, channel: Channel, request: RemotingCommand) -> None:
         """Forget a topic, what groups have committed there, and its retry topics of pop. Behaviour: AB-05."""

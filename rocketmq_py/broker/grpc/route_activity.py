@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rocketmq_py.broker.attributes import MESSAGE_TYPE
 from rocketmq_py.broker.grpc.context import GrpcProxyError, ProxyContext, check_group, check_topic, ok
-from rocketmq_py.broker.topic_attributes import MESSAGE_TYPE
 from rocketmq_py.broker.topic_config import TopicConfig, TopicConfigManager
 from rocketmq_py.grpc_v2.proto import messaging_pb2 as pb
 from rocketmq_py.model.codes import MASTER_ID, PermName
