@@ -26,8 +26,9 @@ FAST_DELAYS = "1s 1s 1s 1s " + " ".join(["2s"] * 14)
 
 _START_TIMEOUT_S = 90.0
 _POLL_S = 0.05
-#: runs a command that dies with us: it is killed, with its process group, when the pipe on its standard input closes
-_DIES_WITH_PARENT = 'exec 3<&0 </dev/null; { cat >/dev/null; kill -9 0; } <&3 3<&- & exec "$@" 3<&-'
+#: runs a command that dies with us: it is killed, with its process group, when the pipe on its standard input closes;
+#: who reads its output sees the end of it when the command ends
+_DIES_WITH_PARENT = 'exec 3<&0 </dev/null; { cat; kill -9 0; } <&3 3<&- >/dev/null & exec "$@" 3<&-'
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tests.apache.cluster import ApacheCluster
 from tests.apache.jars import missing_tools
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks for the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs Java: by a fixture, or because it runs over a server that is a Java program.
 

@@ -15,6 +15,7 @@ GRPC_CLIENT = "rocketmq-client-java"
 GRPC_CLIENT_VERSION = "5.2.0"
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM_FOLDERS = (ROOT / "tests" / "java", ROOT / "benchmarks" / "peers")
+LAUNCH = ROOT / "tests" / "java" / "Launch.java"
 QUIET = ROOT / "tests" / "java" / "quiet.logback.xml"
 ARTIFACTS = ("rocketmq-namesrv", "rocketmq-broker", "rocketmq-proxy", "rocketmq-tools", "rocketmq-client")
 
@@ -25,6 +26,8 @@ JVM_OPENS = (
     "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
     "--add-opens=java.base/jdk.internal.ref=ALL-UNNAMED",
 )
+# Upstream's clients give up connecting after 3 s, and do not start then: too little where two cores run a dozen JVMs.
+_PATIENCE = "-Dcom.rocketmq.remoting.client.connect.timeout=30000"
 
 _DEPENDENCY = (
     "<dependency><groupId>org.apache.rocketmq</groupId><artifactId>{}</artifactId><version>{}</version></dependency>\n"
@@ -105,7 +108,7 @@ def compile_java(sources: Iterable[Path], jars: str | None = None) -> str:
 
 def java_command(class_path: str, main_class: str, *args: str, options: Iterable[str] = ()) -> list[str]:
     """The command line that runs a class of ours or of upstream's."""
-    return [_tool("java"), *JVM_OPENS, *options, "-cp", class_path, main_class, *args]
+    return [_tool("java"), *JVM_OPENS, _PATIENCE, *options, "-cp", class_path, main_class, *args]
 
 
 def program_command(main_class: str, *args: str, options: Iterable[str] = ()) -> list[str]:
@@ -114,8 +117,8 @@ def program_command(main_class: str, *args: str, options: Iterable[str] = ()) ->
         source = folder / f"{main_class}.java"
         if source.is_file():
             quiet = [f"-Drmq.logback.configurationFile={QUIET}", f"-Duser.home={cache_dir() / 'home'}"]
-            sources = {source, *folder.glob("CommandLoop.java")}
-            return java_command(compile_java(sources), main_class, *args, options=[*quiet, *options])
+            class_path = compile_java({source, LAUNCH, *folder.glob("CommandLoop.java")})
+            return java_command(class_path, "Launch", main_class, *args, options=[*quiet, *options])
     raise JavaError(f"no {main_class}.java in {' or '.join(map(str, PROGRAM_FOLDERS))}")
 
 

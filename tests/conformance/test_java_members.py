@@ -45,6 +45,7 @@ public final class JavaMember {
         boolean failFirst = args[3].equals("fail-first");
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(args[2]);
         consumer.setNamesrvAddr(args[0]);
+        consumer.setMqClientApiTimeout(30_000);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         // Its first rebalance and its first timed heartbeat come at the same moment. When they collide, the heartbeat
         // that tells of the new subscription version is left out and the broker refuses its pulls until the next one.

@@ -404,7 +404,7 @@ def test_we_ask_and_java_replies(cluster: ApacheCluster, asker: DefaultMQProduce
     cluster.create_group(group)
     program = cluster.start_java("JavaRequestReply", cluster.namesrv_addr, topic, "reply", group)
     assert program.stdout is not None
-    assert program.stdout.readline() == "started\n"
+    assert program.stdout.readline() == "started\n", "it ended"
     assert asker.request(Message(topic, b"from python"), 60_000).body == b"FROM PYTHON"
 
 

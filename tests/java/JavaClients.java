@@ -35,6 +35,7 @@ public final class JavaClients {
         int count = Integer.parseInt(args[3]);
         DefaultMQProducer producer = new DefaultMQProducer("producers-" + suffix);
         producer.setNamesrvAddr(namesrv);
+        producer.setMqClientApiTimeout(30_000);
         producer.setSendMsgTimeout(20_000);
         producer.start();
         concurrent("concurrent", "concurrent", MessageModel.CLUSTERING, true, producer);
@@ -96,6 +97,7 @@ public final class JavaClients {
     private static DefaultMQPushConsumer consumer(String name, String group, MessageModel model) throws Exception {
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group + "-" + suffix);
         consumer.setNamesrvAddr(namesrv);
+        consumer.setMqClientApiTimeout(30_000);
         consumer.setInstanceName(name);
         consumer.setMessageModel(model);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);

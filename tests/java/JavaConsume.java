@@ -13,6 +13,7 @@ public final class JavaConsume {
     public static void main(String[] args) throws Exception {
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(args[2]);
         consumer.setNamesrvAddr(args[0]);
+        consumer.setMqClientApiTimeout(30_000);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         // The broker dies again and again: who it is for must be told soon.
         consumer.setHeartbeatBrokerInterval(500);

@@ -19,6 +19,7 @@ public final class JavaProduce {
         int count = Integer.parseInt(args[2]);
         DefaultMQProducer producer = new DefaultMQProducer("java_producers");
         producer.setNamesrvAddr(args[0]);
+        producer.setMqClientApiTimeout(30_000);
         producer.start();
         int number = 0;
         for (; number < count / 10; number++) {

@@ -17,6 +17,7 @@ public final class JavaRequestReply {
     public static void main(String[] args) throws Exception {
         DefaultMQProducer producer = new DefaultMQProducer("java_" + args[2]);
         producer.setNamesrvAddr(args[0]);
+        producer.setMqClientApiTimeout(30_000);
         producer.start();
         if (args[2].equals("ask")) {
             Message reply = producer.request(new Message(args[1], args[3].getBytes(StandardCharsets.UTF_8)), 30_000);
@@ -31,6 +32,7 @@ public final class JavaRequestReply {
     private static void answer(DefaultMQProducer producer, String[] args) throws Exception {
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(args[3]);
         consumer.setNamesrvAddr(args[0]);
+        consumer.setMqClientApiTimeout(30_000);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         // Its first rebalance and its first timed heartbeat come at the same moment. When they collide, the heartbeat
         // that tells of the new subscription version is left out and the broker refuses its pulls until the next one.

@@ -19,6 +19,7 @@ public final class JavaTransactions {
     public static void main(String[] args) throws Exception {
         TransactionMQProducer producer = new TransactionMQProducer("java_transactions");
         producer.setNamesrvAddr(args[0]);
+        producer.setMqClientApiTimeout(30_000);
         producer.setTransactionListener(new Listener());
         producer.start();
         for (String body : new String[] {"commit", "rollback", "commit later", "rollback later"}) {

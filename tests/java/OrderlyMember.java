@@ -15,6 +15,7 @@ public final class OrderlyMember {
         int workMs = Integer.parseInt(args[3]);
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(args[2]);
         consumer.setNamesrvAddr(args[0]);
+        consumer.setMqClientApiTimeout(30_000);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.setHeartbeatBrokerInterval(1_000);
         consumer.setAwaitTerminationMillisWhenShutdown(5_000);
