@@ -26,12 +26,15 @@ from rocketmq_py.model.message import MessageExt
 from rocketmq_py.model.message_queue import MessageQueue
 from rocketmq_py.model.results import PopResult, PopStatus
 from rocketmq_py.rate_limited_log import RateLimitedLog
-from rocketmq_py.runtime import Mutex, Runtime, WorkerPool
+from rocketmq_py.runtime import Event, Mutex, Runtime, WorkerPool
 
 _NOTHING = (pb.MESSAGE_NOT_FOUND, pb.OK)
 
 MESSAGES_MAX = 1_024
 """Messages of one answer that are read, unless more were asked for: what came is in memory until it ends."""
+
+ANSWERS_END_MS = 1_000
+"""At the end an answer that has begun is read for so long: servers send all of it at once."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class _Job(NamedTuple):
 class ReceiptApi:
     """Receives and settles for one consumer. Only ``receive`` blocks; each pop under way has a thread for it.
 
-    Lock: ``_lock`` guards the calls under way, the number of threads, and the batchers.
+    Lock: ``_lock`` guards the receives under way, the number of threads, and the batchers.
 
     Args:
         client: finds the server of a broker.
@@ -62,7 +65,7 @@ class ReceiptApi:
         self._ended = False
         self._pops = 0
         self._threads = 0
-        self._calls: set[Call] = set()
+        self._receives: dict[Call, _Answer] = {}
         self._batchers: dict[tuple[Endpoints, str], AckBatcher] = {}
         self._runtime = runtime
         self._pool: WorkerPool[_Job] | None = None
@@ -71,7 +74,7 @@ class ReceiptApi:
     def receives_under_way(self) -> int:
         """Receives that servers hold or answer now."""
         with self._lock:
-            return len(self._calls)
+            return len(self._receives)
 
     # Receiving.
 
@@ -89,8 +92,9 @@ class ReceiptApi:
 
     def _receive(self, job: _Job) -> None:
         outcome: PopResult | Exception
+        handed_over = self._runtime.event()
         try:
-            outcome = self.receive(job.call)
+            outcome = self.receive(job.call, handed_over=handed_over)
         except Exception as error:  # noqa: BLE001 - border: a pop that nobody is told about is a loop that stops
             outcome = error
         with self._lock:
@@ -102,13 +106,16 @@ class ReceiptApi:
                 job.on_error(error)
         else:
             job.on_error(outcome)
+        handed_over.set()
 
-    def receive(self, call: PopCall, invisible_ms: int | None = None) -> PopResult:
+    def receive(self, call: PopCall, invisible_ms: int | None = None, *, handed_over: Event | None = None) -> PopResult:
         """Ask for messages and wait for them.
 
         Args:
             call: what to ask for.
             invisible_ms: how long nobody else gets them; None: the server renews that by itself.
+            handed_over: set by the caller when it has handed on what came; then an answer that has begun is not cut
+                off at the end.
 
         Raises:
             RocketMQError: it failed, and nothing came.
@@ -116,12 +123,13 @@ class ReceiptApi:
         session = self._client.session_of(call.mq.broker_name)
         request = receive_request(call, invisible_ms)
         stream = session.rpc.stream("ReceiveMessage", request, call.timeout_ms)
+        answer = _Answer(session.rpc.endpoints, call.mq, handed_over)
+        most = max(call.max_nums + 1, MESSAGES_MAX)
         with self._lock:
             ended = self._ended
-            self._calls.add(stream)
+            self._receives[stream] = answer
         if ended:
             stream.cancel()
-        answer, most = _Answer(session.rpc.endpoints, call.mq), max(call.max_nums + 1, MESSAGES_MAX)
         failure: RocketMQError | None = None
         try:
             for raw in stream:
@@ -140,7 +148,7 @@ class ReceiptApi:
         finally:
             stream.cancel()  # does nothing to one that has ended
             with self._lock:
-                self._calls.discard(stream)
+                del self._receives[stream]
         if answer.unreadable is not None:
             self._warnings.warning("unreadable", "%s: %s", session.rpc.address, answer.unreadable)
         if answer.messages or answer.corrupted:  # whatever came is consumed, also when the stream broke after it
@@ -217,12 +225,24 @@ class ReceiptApi:
     # End.
 
     def stop_receiving(self) -> None:
-        """End all receives; what a server has not sent yet it gives to others at once, as if it had not been taken."""
+        """End all receives. Blocks for ``ANSWERS_END_MS`` at the most.
+
+        A server gives to others at once what it has not sent, as if it had not been taken. What is on its way when a
+        receive is cancelled they get when a lease is over, a minute later: so an answer that has begun is read.
+        """
         with self._lock:
             self._ended = True
-            calls = list(self._calls)
-        for call in calls:
-            call.cancel()
+            receives = dict(self._receives)
+        read_on: list[tuple[Call, Event]] = []
+        for stream, answer in receives.items():
+            if answer.begun and answer.handed_over is not None:
+                read_on.append((stream, answer.handed_over))
+            else:
+                stream.cancel()
+        ends_ms = self._runtime.clock.monotonic_ms() + ANSWERS_END_MS
+        for stream, handed_over in read_on:
+            handed_over.wait(ends_ms - self._runtime.clock.monotonic_ms())
+            stream.cancel()
 
     def shutdown(self, await_ms: int) -> None:
         """End the threads."""
@@ -233,15 +253,21 @@ class ReceiptApi:
 
 
 class _Answer:
-    """What a receive brought so far."""
+    """What a receive brought so far, and what is set when it was handed on."""
 
-    def __init__(self, endpoints: Endpoints, mq: MessageQueue) -> None:
+    def __init__(self, endpoints: Endpoints, mq: MessageQueue, handed_over: Event | None) -> None:
         self._endpoints = endpoints
         self._mq = mq
+        self.handed_over = handed_over
         self.status = pb.Status(code=pb.MESSAGE_NOT_FOUND)
         self.messages: list[MessageExt] = []
         self.corrupted: list[tuple[MessageExt, Exception]] = []
         self.unreadable: str | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server has messages and sends them."""
+        return self.status.code == pb.OK or self.count > 0
 
     @property
     def count(self) -> int:

@@ -242,6 +242,43 @@ def test_what_could_not_be_consumed_before_the_end_is_given_back_and_counts_as_n
     assert server.requests("NotifyClientTermination")[0].group.name == "group"
 
 
+@pytest.mark.behaviour("GC-19")
+def test_an_answer_that_has_begun_when_the_consumer_ends_is_read_and_settled(
+    server: GrpcServer, start_consumer: StartConsumer
+) -> None:
+    begun, go, cut = threading.Event(), threading.Event(), []
+
+    def in_two_halves(request: Any, context: grpc.ServicerContext) -> Iterator[bytes] | None:
+        if begun.is_set():
+            return None
+
+        def frames() -> Iterator[bytes]:
+            messages = [server.message("topic", body) for body in bodies(10)]
+            halves = [pb.ReceiveMessageResponse(message=message).SerializeToString() for message in messages]
+            yield pb.ReceiveMessageResponse(status=OK).SerializeToString()
+            yield from halves[:5]
+            begun.set()
+            go.wait(10)
+            cut.append(not context.is_active())
+            yield from halves[5:]
+
+        return frames()
+
+    server.scripts["ReceiveMessage"] = in_two_halves
+    consumer = start_consumer(Collector(), receive_loop_count=1)
+    api = consumer._parts._api  # type: ignore[union-attr]
+    assert begun.wait(10)
+    eventually(lambda: any(answer.count == 5 for answer in api._receives.values()), 10, "the first half")
+    ending = threading.Thread(target=consumer.shutdown)
+    ending.start()
+    eventually(lambda: api._ended, 10, "it ends")
+    go.set()
+    ending.join(30)
+    assert cut == [False]
+    given_back = [request.receipt_handle for request in server.requests("ChangeInvisibleDuration")]
+    assert len({*given_back, *server.acked()}) == 10
+
+
 # Settings, streams, starts.
 
 
