@@ -31,9 +31,7 @@ class MessageFilter:
         self.needs_properties = not is_tag_type(subscription.expression_type)
         self._expression: SqlExpression | None = compile_sql(subscription.sub_string) if self.needs_properties else None
         self._code_set = subscription.code_set
-        self.wants_everything = not self.needs_properties and (
-            subscription.sub_string == SUB_ALL or not subscription.code_set
-        )
+        self.wants_everything = not self.needs_properties and subscription.sub_string in {"", SUB_ALL}
 
     def is_matched(self, tags_code: int, properties: Callable[[], Mapping[str, str]]) -> bool:
         """Whether a message may be wanted; the consumer compares the tags themselves.

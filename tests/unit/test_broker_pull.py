@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,17 @@ def test_only_messages_with_a_wanted_tag_come_and_what_is_passed_over_counts(rig
     assert found(client.pull(1, maxMsgNums=1, subVersion=1)) == (0, [b"5"], 6)
     assert client.pull(16, subVersion=1).code == 20
     assert client.pull(16, subVersion=1).ext_fields["nextBeginOffset"] == "20"
+
+
+@pytest.mark.behaviour("EB-03")
+def test_a_heartbeat_whose_expression_comes_without_its_hashes_gets_nothing(rig: Rig) -> None:
+    client = rig.client()
+    client.send(b"a", properties={"TAGS": "A"})
+    subscription = {"topic": TOPIC, "subString": "A", "tagsSet": ["A"], "codeSet": [], "subVersion": 1}
+    consumer = {"groupName": GROUP, "subscriptionDataSet": [subscription]}
+    beat = {"clientID": "client", "producerDataSet": [], "consumerDataSet": [consumer]}
+    assert client.ask(34, body=json.dumps(beat).encode()).code == 0
+    assert found(client.pull()) == (20, [], 1)
 
 
 @pytest.mark.behaviour("EB-03")
