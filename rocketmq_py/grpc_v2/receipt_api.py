@@ -144,7 +144,7 @@ class ReceiptApi:
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             failure = session.rpc.error(error, "ReceiveMessage")
             if not self._ended:  # at the end the client leaves anyway: it must not come back
-                session.answers_lost()
+                session.answers_lost(call.timeout_ms)
         finally:
             stream.cancel()  # does nothing to one that has ended
             with self._lock:

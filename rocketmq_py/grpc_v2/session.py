@@ -87,6 +87,7 @@ class Session:
         self.rpc = rpc
         self._role = role
         self._runtime = runtime
+        self._now_ms = runtime.clock.monotonic_ms
         self._timeout_ms = timeout_ms
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._lock = Mutex()
@@ -94,8 +95,9 @@ class Session:
         self._call: Call | None = None
         self._resent_ms = 0
         self._heartbeats_failed = 0
-        self._answers_lost = False
-        self._reset_ms = runtime.clock.monotonic_ms() - RESET_INTERVAL_MS
+        self._lost_until_ms = 0  # till then a server may write into a connection that is none any more
+        self._claim_from_ms: int | None = None  # what got lost is to be claimed from then on
+        self._reset_ms = self._now_ms() - RESET_INTERVAL_MS
         self._stopped = runtime.event()
         self._awaited = awaited
         self._answered = runtime.event()
@@ -136,7 +138,7 @@ class Session:
 
     def settings_lost(self) -> None:
         """The server says, or it looks as if, it has no settings of this client: send them, not too often."""
-        now_ms = self._runtime.clock.monotonic_ms()
+        now_ms = self._now_ms()
         with self._lock:
             if now_ms - self._resent_ms < RESEND_MS:
                 return
@@ -221,13 +223,13 @@ class Session:
     def _on_heartbeat(self, response: pb.HeartbeatResponse) -> None:
         with self._lock:
             self._heartbeats_failed = 0
-            lost = self._answers_lost
+            claim_from_ms = self._claim_from_ms
         if response.status.code == pb.UNRECOGNIZED_CLIENT_TYPE:
             _log.info("%s has no settings of this client, they are sent again", self.rpc.address)
             self.settings_lost()
         elif response.status.code != pb.OK:
             check(response.status, self.rpc.address, "Heartbeat")
-        elif lost and self._role.has_nothing():
+        elif claim_from_ms is not None and self._now_ms() >= claim_from_ms and self._role.has_nothing():
             self._claim_lost()
 
     def _on_heartbeat_failed(self, error: Exception) -> None:
@@ -236,7 +238,7 @@ class Session:
         self._warn("heartbeat", "a heartbeat to %s failed: %s", self.rpc.address, error)
         if not isinstance(error, TransportError):
             return
-        now_ms = self._runtime.clock.monotonic_ms()
+        now_ms = self._now_ms()
         with self._lock:
             self._heartbeats_failed += 1
             silent = self._heartbeats_failed >= HEARTBEATS_FAILED_MAX and now_ms - self._reset_ms >= RESET_INTERVAL_MS
@@ -247,20 +249,22 @@ class Session:
             # Closing a channel waits for the thread that this runs on.
             self._runtime.start_thread(f"GrpcReset_{self.rpc.address}", self.rpc.reset)
 
-    def answers_lost(self) -> None:
-        """A receive broke: what the server answered may have got lost on the way."""
+    def answers_lost(self, held_ms: int) -> None:
+        """A receive broke: what the server answered, or will within ``held_ms``, may have got lost on the way."""
         with self._lock:
-            self._answers_lost = True
+            now_ms = self._now_ms()
+            self._lost_until_ms = max(self._lost_until_ms, now_ms + held_ms)
+            self._claim_from_ms = now_ms
 
     def _claim_lost(self) -> None:
         """What the server wrote into a connection that broke or fell silent it would keep for this client, up to three
         hours. It gives it out again when the client leaves: so it leaves, at a moment at which it has nothing else, and
-        is back at once.
+        is back at once. It does so a second time when no receive that broke can be held any more.
 
         Behaviour: GW-14.
         """
         with self._lock:
-            self._answers_lost = False
+            self._claim_from_ms = self._lost_until_ms if self._now_ms() < self._lost_until_ms else None
         self.rpc.invoke_async(
             "NotifyClientTermination", self._termination(), self._timeout_ms, self._on_left, self._on_leaving_failed
         )
@@ -271,7 +275,7 @@ class Session:
 
     def _on_leaving_failed(self, error: Exception) -> None:
         with self._lock:
-            self._answers_lost = True
+            self._claim_from_ms = self._now_ms()
         _log.info("what may have been lost on the way from %s is asked for later: %s", self.rpc.address, error)
 
     # End.

@@ -58,10 +58,11 @@ def test_when_every_connection_is_cut_again_and_again_consumption_goes_on_by_its
     sent: list[bytes] = []
     for number in range(2):
         sent += send(topic, 200, size=100 + number)
-        if FULL:  # a proxy that is interrupted in an answer keeps what it had written of it hidden for a minute
+        # A proxy that is interrupted in an answer keeps what it had written of it hidden for a minute.
+        if FULL:
             eventually(lambda: len(collector.bodies()) > number * 200, 30, "some of them")  # noqa: B023 - called here only
         else:
-            collector.wait_for_bodies(sent)
+            collector.wait_for_bodies(sent, 120)
         relay.cut()
     sent += send(topic, 200, size=200)
     collector.wait_for_bodies(sent, 120)
