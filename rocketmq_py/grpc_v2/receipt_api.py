@@ -34,7 +34,8 @@ MESSAGES_MAX = 1_024
 """Messages of one answer that are read, unless more were asked for: what came is in memory until it ends."""
 
 ANSWERS_END_MS = 1_000
-"""At the end an answer that has begun is read for so long: servers send all of it at once."""
+"""At the end a receive that is answered, or younger than this, is waited for so long: who has messages answers at once
+and sends all of them."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class ReceiptApi:
     def __init__(self, client: GrpcClient, runtime: Runtime, group: str) -> None:
         self._client = client
         self._group = group
+        self._now_ms = runtime.clock.monotonic_ms
         self._warnings = RateLimitedLog(runtime.clock, _log)
         self._lock = Mutex()
         self._ended = False
@@ -123,7 +125,7 @@ class ReceiptApi:
         session = self._client.session_of(call.mq.broker_name)
         request = receive_request(call, invisible_ms)
         stream = session.rpc.stream("ReceiveMessage", request, call.timeout_ms)
-        answer = _Answer(session.rpc.endpoints, call.mq, handed_over)
+        answer = _Answer(session.rpc.endpoints, call.mq, self._now_ms(), handed_over)
         most = max(call.max_nums + 1, MESSAGES_MAX)
         with self._lock:
             ended = self._ended
@@ -228,20 +230,21 @@ class ReceiptApi:
         """End all receives. Blocks for ``ANSWERS_END_MS`` at the most.
 
         A server gives to others at once what it has not sent, as if it had not been taken. What is on its way when a
-        receive is cancelled they get when a lease is over, a minute later: so an answer that has begun is read.
+        receive is cancelled they get when a lease is over, a minute later: so an answer that has begun is read, and one
+        that may be about to is waited for.
         """
         with self._lock:
             self._ended = True
             receives = dict(self._receives)
+        now_ms = self._now_ms()
         read_on: list[tuple[Call, Event]] = []
         for stream, answer in receives.items():
-            if answer.begun and answer.handed_over is not None:
+            if answer.handed_over is not None and (answer.begun or now_ms - answer.asked_ms < ANSWERS_END_MS):
                 read_on.append((stream, answer.handed_over))
             else:
                 stream.cancel()
-        ends_ms = self._runtime.clock.monotonic_ms() + ANSWERS_END_MS
         for stream, handed_over in read_on:
-            handed_over.wait(ends_ms - self._runtime.clock.monotonic_ms())
+            handed_over.wait(now_ms + ANSWERS_END_MS - self._now_ms())
             stream.cancel()
 
     def shutdown(self, await_ms: int) -> None:
@@ -253,11 +256,12 @@ class ReceiptApi:
 
 
 class _Answer:
-    """What a receive brought so far, and what is set when it was handed on."""
+    """What a receive brought so far, when it was asked for, and what is set when it was handed on."""
 
-    def __init__(self, endpoints: Endpoints, mq: MessageQueue, handed_over: Event | None) -> None:
+    def __init__(self, endpoints: Endpoints, mq: MessageQueue, asked_ms: int, handed_over: Event | None) -> None:
         self._endpoints = endpoints
         self._mq = mq
+        self.asked_ms = asked_ms
         self.handed_over = handed_over
         self.status = pb.Status(code=pb.MESSAGE_NOT_FOUND)
         self.messages: list[MessageExt] = []

@@ -243,8 +243,9 @@ def test_what_could_not_be_consumed_before_the_end_is_given_back_and_counts_as_n
 
 
 @pytest.mark.behaviour("GC-19")
+@pytest.mark.parametrize("first", [0, 5], ids=["about to begin", "begun"])
 def test_an_answer_that_has_begun_when_the_consumer_ends_is_read_and_settled(
-    server: GrpcServer, start_consumer: StartConsumer
+    first: int, server: GrpcServer, start_consumer: StartConsumer
 ) -> None:
     begun, go, cut = threading.Event(), threading.Event(), []
 
@@ -255,12 +256,13 @@ def test_an_answer_that_has_begun_when_the_consumer_ends_is_read_and_settled(
         def frames() -> Iterator[bytes]:
             messages = [server.message("topic", body) for body in bodies(10)]
             halves = [pb.ReceiveMessageResponse(message=message).SerializeToString() for message in messages]
-            yield pb.ReceiveMessageResponse(status=OK).SerializeToString()
-            yield from halves[:5]
+            if first:
+                yield pb.ReceiveMessageResponse(status=OK).SerializeToString()
+                yield from halves[:first]
             begun.set()
             go.wait(10)
             cut.append(not context.is_active())
-            yield from halves[5:]
+            yield from halves[first:]
 
         return frames()
 
@@ -268,7 +270,7 @@ def test_an_answer_that_has_begun_when_the_consumer_ends_is_read_and_settled(
     consumer = start_consumer(Collector(), receive_loop_count=1)
     api = consumer._parts._api  # type: ignore[union-attr]
     assert begun.wait(10)
-    eventually(lambda: any(answer.count == 5 for answer in api._receives.values()), 10, "the first half")
+    eventually(lambda: any(answer.count == first for answer in api._receives.values()), 10, "the first half")
     ending = threading.Thread(target=consumer.shutdown)
     ending.start()
     eventually(lambda: api._ended, 10, "it ends")
