@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,10 +99,7 @@ def test_only_messages_with_a_wanted_tag_come_and_what_is_passed_over_counts(rig
 def test_a_heartbeat_whose_expression_comes_without_its_hashes_gets_nothing(rig: Rig) -> None:
     client = rig.client()
     client.send(b"a", properties={"TAGS": "A"})
-    subscription = {"topic": TOPIC, "subString": "A", "tagsSet": ["A"], "codeSet": [], "subVersion": 1}
-    consumer = {"groupName": GROUP, "subscriptionDataSet": [subscription]}
-    beat = {"clientID": "client", "producerDataSet": [], "consumerDataSet": [consumer]}
-    assert client.ask(34, body=json.dumps(beat).encode()).code == 0
+    heartbeat(client, "A", expression_type="TAG")
     assert found(client.pull()) == (20, [], 1)
 
 
@@ -164,8 +160,8 @@ def test_an_sql_expression_of_the_heartbeat_counts_and_a_wrong_one_is_named_at_t
     assert client.pull().code == 27
 
 
-def heartbeat(client: Client, expression: str, version: int = 1_000) -> None:
-    wanted = SubscriptionData(TOPIC, expression, sub_version=version + 1_000, expression_type="SQL92")
+def heartbeat(client: Client, expression: str, version: int = 1_000, expression_type: str = "SQL92") -> None:
+    wanted = SubscriptionData(TOPIC, expression, sub_version=version + 1_000, expression_type=expression_type)
     data = bodies.ConsumerData(GROUP, "CONSUME_FROM_LAST_OFFSET", [wanted], message_model="CLUSTERING")
     assert client.ask(34, body=bodies.encode_heartbeat("client", [], [data])).code == 0
 
